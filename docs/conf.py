@@ -1,0 +1,61 @@
+"""Sphinx settings. Build with: sphinx-build -W -b html docs docs/_build/html."""
+
+import re
+from pathlib import Path
+
+from sphinx.application import Sphinx
+from sphinx.ext import autosummary
+from sphinx.util import logging
+
+import resup
+
+project = "resup"
+author = "The resup authors"
+copyright = "2026, the resup authors"
+release = version = resup.__version__
+
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+]
+templates_path = ["_templates"]
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # types and shapes stand in the docstrings
+autosummary.WELL_KNOWN_ABBREVIATIONS += ("Eq.",)  # a summary does not end there
+numpydoc_show_class_members = False  # the class template lists a class's own members
+
+html_theme = "pydata_sphinx_theme"
+html_title = "resup"
+html_show_sourcelink = False
+html_sidebars = {page: [] for page in ("index", "quickstart", "paper_to_code", "changelog")}
+html_theme_options = {
+    "github_url": "https://github.com/resup/resup",
+    "navigation_with_keys": False,
+    "show_toc_level": 2,
+}
+
+
+def _skip(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object) -> bool:
+    """Leave out the metadata-routing methods that scikit-learn adds to every estimator."""
+    return skip or bool(re.fullmatch(r"set_\w+_request|get_metadata_routing", name))
+
+
+def _check_api_page(app: Sphinx) -> None:
+    """Warn, which fails the build, about public names that api.rst forgets."""
+    listed = set(re.findall(r"^   ([\w.]+)$", Path(app.srcdir, "api.rst").read_text(), re.M))
+    for name in sorted(set(resup.__all__) - listed):
+        logging.getLogger(__name__).warning("api.rst does not list resup.%s", name)
+
+
+def setup(app: Sphinx) -> None:
+    """Connect the two."""
+    app.connect("autodoc-skip-member", _skip)
+    app.connect("builder-inited", _check_api_page)

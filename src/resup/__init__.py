@@ -1,0 +1,58 @@
+"""Train through wrong labels, and learn which labels are wrong.
+
+Names are imported when first used, so that ``import resup`` costs nothing and ``BetaMixture`` can
+be used without loading torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .accumulator import HistogramAccumulator
+    from .histogram import SimilarityHistogram
+    from .losses import ConsistencyLoss, CrossWeightedLoss
+    from .mixture import BetaMixture
+    from .posterior import Posterior
+    from .similarity import cosine_label_similarity, log_label_similarity
+    from .trainer import CoTrainer
+    from .weigher import SampleWeigher
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "BetaMixture": "mixture",
+    "CoTrainer": "trainer",
+    "ConsistencyLoss": "losses",
+    "CrossWeightedLoss": "losses",
+    "HistogramAccumulator": "accumulator",
+    "Posterior": "posterior",
+    "SampleWeigher": "weigher",
+    "SimilarityHistogram": "histogram",
+    "cosine_label_similarity": "similarity",
+    "log_label_similarity": "similarity",
+}
+
+__all__ = [
+    "BetaMixture",
+    "CoTrainer",
+    "ConsistencyLoss",
+    "CrossWeightedLoss",
+    "HistogramAccumulator",
+    "Posterior",
+    "SampleWeigher",
+    "SimilarityHistogram",
+    "cosine_label_similarity",
+    "log_label_similarity",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,198 @@
+"""The two losses of the method: cross-weighted cross-entropy (Eq. 7), consistency (Eq. 8)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ._validation import check_choice, check_logits_targets, check_pair
+
+__all__ = ["ConsistencyLoss", "CrossWeightedLoss", "consistency_loss", "cross_weighted_loss"]
+
+Reduction = Literal["mean", "sum", "none"]
+_REDUCTIONS = ("mean", "sum", "none")
+
+
+def _reduce(per_sample: Tensor, reduction: Reduction) -> Tensor:
+    if reduction == "none":
+        return per_sample
+    total = per_sample.sum()
+    return total if reduction == "sum" else total / max(len(per_sample), 1)
+
+
+def _full_precision(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def cross_weighted_loss(
+    logits_a: Tensor,
+    logits_b: Tensor,
+    targets: Tensor,
+    weights_a: Tensor | None = None,
+    weights_b: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""Cross-entropy of two networks, each weighted by what the other thinks of the label (Eq. 7).
+
+    .. math:: L = \frac1N \sum_i w^B_i \, \mathrm{CE}(z^A_i, y_i) + w^A_i \, \mathrm{CE}(z^B_i, y_i)
+
+    Without weights it is the plain cross-entropy of both networks (the warm-up).
+
+    Parameters
+    ----------
+    logits_a, logits_b : Tensor of shape (N, C)
+        Unnormalised class scores of network A and network B, of any floating dtype.
+    targets : Tensor of shape (N,)
+        Class indices in [0, C), of an integer dtype.
+    weights_a, weights_b : Tensor of shape (N,), optional
+        Each network's probability that the label is right, in [0, 1]; give both or neither. They
+        are detached: no gradient flows through them.
+    reduction : {"mean", "sum", "none"}, default="mean"
+        "none" returns one loss a sample, (N,).
+
+    Returns
+    -------
+    Tensor of shape () or (N,)
+        On the device of the logits; float64 for float64 logits, float32 for every other dtype,
+        inside autocast too. An empty batch gives 0, not NaN.
+
+    Raises
+    ------
+    TypeError
+        If logits are not floating or targets are not integer.
+    ValueError
+        If shapes or devices do not match, targets are out of range (checked on CPU), only one of
+        the weights is given, or `reduction` is unknown.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from resup.losses import cross_weighted_loss
+    >>> a, b = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]])
+    >>> w_a, w_b = torch.tensor([0.1]), torch.tensor([0.9])
+    >>> cross_weighted_loss(a, b, torch.tensor([0]), w_a, w_b)
+    tensor(0.3269)
+    """
+    check_choice("reduction", reduction, _REDUCTIONS)
+    check_pair(logits_a, logits_b)
+    check_logits_targets(logits_a, targets, "logits_a")
+    if (weights_a is None) != (weights_b is None):
+        raise ValueError("weights_a and weights_b must both be given or both be left out")
+    n = len(targets)
+    with torch.autocast(logits_a.device.type, enabled=False):
+        y = targets.long()
+        ce_a = F.cross_entropy(_full_precision(logits_a), y, reduction="none")
+        ce_b = F.cross_entropy(_full_precision(logits_b), y, reduction="none")
+        if weights_a is None or weights_b is None:
+            return _reduce(ce_a + ce_b, reduction)
+        for name, weights in (("weights_a", weights_a), ("weights_b", weights_b)):
+            if weights.shape != (n,):
+                raise ValueError(f"{name} must have shape ({n},), got {tuple(weights.shape)}")
+        w_a, w_b = weights_a.detach().to(ce_b.dtype), weights_b.detach().to(ce_a.dtype)
+        return _reduce(w_b * ce_a + w_a * ce_b, reduction)
+
+
+def consistency_loss(logits_a: Tensor, logits_b: Tensor, reduction: Reduction = "mean") -> Tensor:
+    r"""Mean squared difference of the two networks' predicted probabilities (Eq. 8).
+
+    .. math::
+        L = \frac1{NC} \sum_i \sum_c (p^A_{ic} - p^B_{ic})^2,
+        \qquad p = \operatorname{softmax}(z)
+
+    Parameters
+    ----------
+    logits_a, logits_b : Tensor of shape (N, C)
+        Unnormalised class scores of network A and network B, of any floating dtype.
+    reduction : {"mean", "sum", "none"}, default="mean"
+        Over the samples; the mean over the classes is always taken.
+
+    Returns
+    -------
+    Tensor of shape () or (N,)
+        In [0, 2 / C] a sample; gradients reach both networks. Device, dtype and the empty batch as
+        in :func:`cross_weighted_loss`.
+
+    Raises
+    ------
+    TypeError
+        If logits are not floating.
+    ValueError
+        If shapes or devices do not match or `reduction` is unknown.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from resup.losses import consistency_loss
+    >>> consistency_loss(torch.tensor([[9.0, -9.0]]), torch.tensor([[-9.0, 9.0]]))
+    tensor(1.)
+    """
+    check_choice("reduction", reduction, _REDUCTIONS)
+    check_pair(logits_a, logits_b)
+    with torch.autocast(logits_a.device.type, enabled=False):
+        p_a, p_b = _full_precision(logits_a).softmax(1), _full_precision(logits_b).softmax(1)
+        return _reduce((p_a - p_b).square().mean(1), reduction)
+
+
+class CrossWeightedLoss(nn.Module):
+    """Module form of :func:`cross_weighted_loss` (Eq. 7).
+
+    Parameters
+    ----------
+    reduction : {"mean", "sum", "none"}, default="mean"
+        As in :func:`cross_weighted_loss`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from resup import CrossWeightedLoss
+    >>> a, b = torch.zeros(3, 4), torch.zeros(3, 4)
+    >>> CrossWeightedLoss()(a, b, torch.tensor([0, 1, 2]))  # no weights: log(4) twice
+    tensor(2.7726)
+    """
+
+    def __init__(self, reduction: Reduction = "mean") -> None:
+        super().__init__()
+        check_choice("reduction", reduction, _REDUCTIONS)
+        self.reduction: Reduction = reduction
+
+    def forward(
+        self,
+        logits_a: Tensor,
+        logits_b: Tensor,
+        targets: Tensor,
+        weights_a: Tensor | None = None,
+        weights_b: Tensor | None = None,
+    ) -> Tensor:
+        """Compute the loss; see :func:`cross_weighted_loss`."""
+        return cross_weighted_loss(
+            logits_a, logits_b, targets, weights_a, weights_b, self.reduction
+        )
+
+
+class ConsistencyLoss(nn.Module):
+    """Module form of :func:`consistency_loss` (Eq. 8).
+
+    Parameters
+    ----------
+    reduction : {"mean", "sum", "none"}, default="mean"
+        As in :func:`consistency_loss`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from resup import ConsistencyLoss
+    >>> ConsistencyLoss()(torch.zeros(3, 4), torch.zeros(3, 4))
+    tensor(0.)
+    """
+
+    def __init__(self, reduction: Reduction = "mean") -> None:
+        super().__init__()
+        check_choice("reduction", reduction, _REDUCTIONS)
+        self.reduction: Reduction = reduction
+
+    def forward(self, logits_a: Tensor, logits_b: Tensor) -> Tensor:
+        """Compute the loss; see :func:`consistency_loss`."""
+        return consistency_loss(logits_a, logits_b, self.reduction)

@@ -1,0 +1,179 @@
+"""Pictures of a fitted mixture and of a training run; needs the extra ``resup[plot]``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike, NDArray
+
+from .histogram import SimilarityHistogram, to_numpy
+
+__all__ = ["plot_history", "plot_mixture", "plot_suspects", "plot_weights"]
+
+RIGHT, WRONG, LINE = "#4878a8", "#d1605e", "#333333"
+
+
+def plot_mixture(
+    mixture: Any, similarities: Any, *, ax: Axes | None = None, bins: int = 50
+) -> Axes:
+    """Histogram of similarities, split by the fitted posterior, which is drawn on top.
+
+    Parameters
+    ----------
+    mixture : estimator
+        Fitted, with `predict_proba`.
+    similarities : array-like of shape (N,), Tensor or SimilarityHistogram
+        Usually what it was fitted on.
+    ax : Axes, optional
+        Where to draw; the current Axes by default.
+    bins : int, default=50
+        Bars between 0 and 1.
+
+    Returns
+    -------
+    Axes
+    """
+    ax = plt.gca() if ax is None else ax
+    if isinstance(similarities, SimilarityHistogram):
+        histogram = similarities
+    else:
+        histogram = SimilarityHistogram().update(similarities)
+    right = histogram.counts * mixture.predict_proba(histogram.centres)[:, -1]
+    edges = np.linspace(0, 1, bins + 1).tolist()
+    ax.hist(
+        [histogram.centres, histogram.centres],
+        edges,
+        weights=[(histogram.counts - right) / histogram.total, right / histogram.total],
+        stacked=True,
+        color=[WRONG, RIGHT],
+        label=["judged wrong", "judged right"],
+    )
+    ax.set(xlabel="similarity S", ylabel="share of samples", xlim=(0, 1), yscale="log")
+    twin = ax.twinx()
+    grid = np.linspace(0, 1, 401)
+    twin.plot(grid, mixture.predict_proba(grid)[:, -1], color=LINE, label="weight")
+    twin.set(ylabel="weight", ylim=(0, 1.05))
+    handles, labels = (
+        a + b
+        for a, b in zip(
+            ax.get_legend_handles_labels(), twin.get_legend_handles_labels(), strict=True
+        )
+    )
+    ax.legend(handles, labels, loc="upper center", frameon=False)
+    return ax
+
+
+def plot_weights(
+    weights: ArrayLike, right: ArrayLike | None = None, *, ax: Axes | None = None, bins: int = 25
+) -> Axes:
+    """Histogram of weights, of right and of wrong labels where the truth is known.
+
+    Parameters
+    ----------
+    weights : array-like of shape (N,)
+        Such as ``CoTrainer.clean_probability`` gives.
+    right : array-like of bool of shape (N,), optional
+        Which labels are right.
+    ax : Axes, optional
+        Where to draw; the current Axes by default.
+    bins : int, default=25
+        Bars between 0 and 1.
+
+    Returns
+    -------
+    Axes
+    """
+    ax = plt.gca() if ax is None else ax
+    w, edges = to_numpy(weights), np.linspace(0, 1, bins + 1).tolist()
+    if right is None:
+        ax.hist(w, edges, color=RIGHT)
+    else:
+        mask = to_numpy(right).astype(bool)
+        ax.hist(
+            [w[~mask], w[mask]], edges, color=[WRONG, RIGHT], label=["wrong labels", "right labels"]
+        )
+        ax.legend(loc="upper center", frameon=False)
+    ax.set(xlabel="weight", ylabel="samples", yscale="log", xlim=(0, 1))
+    return ax
+
+
+def plot_history(
+    histories: Mapping[str, Sequence[Mapping[str, float]]],
+    key: str = "val_accuracy_a",
+    *,
+    ax: Axes | None = None,
+) -> Axes:
+    """One quantity of `CoTrainer.history` against the epoch, a line a run.
+
+    Parameters
+    ----------
+    histories : mapping of str to list of dict
+        The runs by name. Epochs whose record lacks `key` are left out.
+    key : str, default="val_accuracy_a"
+        Which quantity.
+    ax : Axes, optional
+        Where to draw; the current Axes by default.
+
+    Returns
+    -------
+    Axes
+    """
+    ax = plt.gca() if ax is None else ax
+    for name, history in histories.items():
+        points = [(record["epoch"], record[key]) for record in history if key in record]
+        ax.plot(*zip(*points, strict=True), label=name)
+    ax.set(xlabel="epoch", ylabel=key.replace("_", " "))
+    ax.grid(alpha=0.3)
+    ax.legend(frameon=False)
+    return ax
+
+
+def plot_suspects(
+    images: ArrayLike,
+    labels: ArrayLike,
+    weights: ArrayLike,
+    *,
+    true: ArrayLike | None = None,
+    axes: Iterable[Axes] | None = None,
+    count: int = 16,
+) -> NDArray[Any]:
+    """Show the images whose labels are least likely to be right, most suspicious first.
+
+    Parameters
+    ----------
+    images : array-like of shape (N, H, W) or (N, H, W, 3)
+        What `imshow` shows.
+    labels : array-like of shape (N,)
+        Given labels, as numbers or names.
+    weights : array-like of shape (N,)
+        Probability that each label is right.
+    true : array-like of shape (N,), optional
+        True labels, where they are known; a title is red where the given label is indeed wrong.
+    axes : iterable of Axes, optional
+        One for each image shown; a new figure by default.
+    count : int, default=16
+        How many images, if `axes` is not given.
+
+    Returns
+    -------
+    ndarray of Axes
+    """
+    pictures, given, w = to_numpy(images), to_numpy(labels), to_numpy(weights)
+    if axes is None:
+        axes = plt.subplots(2, (count + 1) // 2, figsize=(count * 0.7, 3.6), squeeze=False)[1].flat
+    shown = list(axes)
+    for ax, i in zip(shown, np.argsort(w, kind="stable"), strict=False):
+        ax.imshow(pictures[i], cmap="gray_r" if pictures.ndim == 3 else None)
+        title = f"given {given[i]}\nw = {w[i]:.2f}"
+        if true is not None:
+            truth = to_numpy(true)[i]
+            title = f"given {given[i]}, is {truth}\nw = {w[i]:.2f}"
+        ax.set_title(
+            title, fontsize=8, color=WRONG if true is not None and truth != given[i] else LINE
+        )
+        ax.axis("off")
+    return np.array(shown)

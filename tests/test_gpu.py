@@ -1,0 +1,105 @@
+"""On a CUDA device: the same numbers, and no wait of the host for the device in a step."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from resup import CoTrainer, SampleWeigher, log_label_similarity
+from resup.losses import consistency_loss, cross_weighted_loss
+
+pytestmark = pytest.mark.gpu
+
+
+def net():
+    return nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 3)).cuda()
+
+
+def data(n=512):
+    x = torch.randn(n, 6)
+    return x, x[:, :3].argmax(1)
+
+
+def trainer(**options):
+    models = net(), net()
+    optimizer = torch.optim.Adam([p for m in models for p in m.parameters()], 1e-2, fused=True)
+    return CoTrainer(models, optimizer, progress=False, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_same_numbers_as_on_the_cpu(dtype):
+    a, b = (torch.randn(200, 7).to(dtype) for _ in "ab")
+    y, weights = torch.randint(7, (200,)), torch.rand(2, 200)
+
+    def everything(device):
+        za, zb, t, (wa, wb) = a.to(device), b.to(device), y.to(device), weights.to(device)
+        weigher = SampleWeigher(networks=1).to(device)
+        weigher(za[None], t)
+        weigher.refit()
+        return [
+            *log_label_similarity(za, t),
+            cross_weighted_loss(za, zb, t, wa, wb),
+            consistency_loss(za, zb),
+            weigher(za[None], t),
+        ]
+
+    for cpu, gpu in zip(everything("cpu"), everything("cuda"), strict=True):
+        torch.testing.assert_close(gpu.cpu(), cpu, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"autocast": torch.bfloat16}, {"clip_grad_norm": 1.0}])
+def test_a_step_never_waits_for_the_device(options):
+    t = trainer(**options)
+    x, y = (v.cuda() for v in data())
+    t.fit([(x, y)] * 4, 2)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            t.train_step(x, y)
+            t.optimizer_step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_step_can_be_captured_in_a_graph():
+    t = trainer()
+    x, y = (v.cuda() for v in data())
+    t.fit([(x, y)] * 4, 2)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            t.train_step(x, y)
+    torch.cuda.current_stream().wait_stream(stream)
+    for m in t.models:
+        m.zero_grad(set_to_none=True)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        values = t.train_step(x, y)
+    graph.replay()
+    captured = values["loss"].item()
+    assert captured == pytest.approx(t.train_step(x, y)["loss"].item(), rel=1e-5)
+
+
+def test_float16_with_a_scaler():
+    x, y = data()
+    t = trainer(autocast=torch.float16, scaler=torch.amp.GradScaler("cuda"))
+    loader = DataLoader(TensorDataset(x, y), 64, shuffle=True)
+    t.fit(loader, 6, loader)
+    assert t.history[-1]["val_accuracy_a"] > 0.8
+
+
+def test_a_loss_that_is_not_finite_is_told_after_the_epoch():
+    x, y = data()
+    x[100] = torch.nan
+    with pytest.raises(FloatingPointError, match="epoch 1, step 2"):
+        trainer().fit(DataLoader(TensorDataset(x, y), 64), 1)
+
+
+def test_clean_probability_comes_back_to_the_host():
+    x, y = data()
+    loader = DataLoader(TensorDataset(x, y), 64)
+    p = trainer().fit(loader, 2).clean_probability(loader)
+    assert p.device.type == "cpu"
+    assert np.isfinite(p.numpy()).all()

@@ -1,0 +1,126 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from resup import HistogramAccumulator, SimilarityHistogram, log_label_similarity
+from resup.histogram import CENTRES, N_BINS, SMALLEST, bin_index
+
+unit = arrays(np.float64, st.integers(0, 300), elements=st.floats(0, 1))
+
+
+@given(unit)
+def test_every_value_is_known_to_under_one_percent_of_its_distance_from_either_end(s):
+    centre = CENTRES[bin_index(s)]
+    clipped = np.clip(s, SMALLEST, 1 - SMALLEST)
+    np.testing.assert_allclose(centre, clipped, rtol=0.01)
+    np.testing.assert_allclose(1 - centre, 1 - clipped, rtol=0.01)
+
+
+def test_bins_are_in_order():
+    assert (np.diff(CENTRES) > 0).all()
+    np.testing.assert_array_equal(bin_index(CENTRES), np.arange(N_BINS))
+    np.testing.assert_array_equal(
+        bin_index(np.array([0, 0.5, 1.0])), [0, N_BINS // 2 - 1, N_BINS - 1]
+    )
+
+
+@given(unit, unit)
+def test_parts_add_up(first, second):
+    whole = SimilarityHistogram().update(np.concatenate([first, second]))
+    parts = SimilarityHistogram().update(first) + SimilarityHistogram().update(second)
+    np.testing.assert_array_equal(whole.counts, parts.counts)
+    assert whole.total == len(first) + len(second)
+
+
+def test_weights_are_repetition(rng):
+    s, repeats = rng.random(500), rng.integers(0, 4, 500)
+    weighted = SimilarityHistogram().update(s, repeats)
+    np.testing.assert_array_equal(
+        weighted.counts, SimilarityHistogram().update(np.repeat(s, repeats)).counts
+    )
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.1, 0.9],
+        np.array([[0.1], [0.9]], np.float32),
+        torch.tensor([0.1, 0.9]),
+        np.array([0.1, 0.9], np.float16),
+    ],
+)
+def test_arrays_lists_and_tensors(values):
+    assert SimilarityHistogram().update(values).total == 2
+
+
+def test_tensors_of_any_kind():
+    s = torch.tensor([0.25, 0.75], dtype=torch.bfloat16, requires_grad=True)
+    assert SimilarityHistogram().update(s).total == 2
+    assert SimilarityHistogram().update(torch.tensor([0, 1])).counts[[0, -1]].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_the_device_fills_the_same_bins(groups):
+    accumulator = HistogramAccumulator(groups)
+    hosts = [SimilarityHistogram() for _ in range(groups)]
+    for _ in range(5):
+        logits, targets = 8 * torch.randn(groups * 400, 6), torch.randint(6, (groups * 400,))
+        logs = [v.view(groups, 400) for v in log_label_similarity(logits, targets)]
+        accumulator.update(*logs)
+        for host, log_s in zip(hosts, logs[0].double(), strict=True):
+            host.update(log_s.exp())
+    for group, host in enumerate(hosts):
+        got = accumulator.histogram(group)
+        assert got.total == 2000
+        # float32 may put a value that lies on an edge into the bin beside it
+        assert np.abs(np.cumsum(got.counts - host.counts)).max() <= 3
+
+
+def test_the_device_takes_weights_and_skips_what_is_not_finite():
+    accumulator = HistogramAccumulator()
+    s = torch.tensor([0.0, 0.2, torch.nan, 1.0])
+    accumulator.update(s.log(), (-s).log1p(), torch.tensor([1.0, 0.5, 9.0, 2.0]))
+    counts = accumulator.histogram().counts
+    assert (counts[0], counts[-1], counts.sum()) == (1, 2, 3.5)
+    accumulator.reset()
+    assert accumulator.histogram().total == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([0.1, 1.5], r"similarities must lie in \[0, 1\], got values from 0.1 to 1.5"),
+        ([-0.1], r"must lie in \[0, 1\]"),
+        ([0.1, np.inf], r"must lie in \[0, 1\]"),
+        ([0.1, np.nan, np.nan], "must not contain NaN, got 2 of them"),
+        ([[0.1, 0.2]], r"must have shape \(N,\) or \(N, 1\), got \(1, 2\)"),
+        (["a"], "must be real numbers"),
+        ([1j], "must be real numbers"),
+    ],
+)
+def test_bad_values_leave_it_as_it_was(values, message):
+    histogram = SimilarityHistogram().update([0.5])
+    with pytest.raises(ValueError, match=message):
+        histogram.update(values)
+    assert histogram.total == 1
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, -1.0], [1.0, np.nan]])
+def test_bad_weights(weights):
+    with pytest.raises(ValueError, match="sample_weight must"):
+        SimilarityHistogram().update([0.1, 0.2], weights)
+
+
+def test_bad_counts():
+    with pytest.raises(ValueError, match=r"counts must have shape \(2432,\), got \(3,\)"):
+        SimilarityHistogram([1, 2, 3])
+    with pytest.raises(ValueError, match="not negative"):
+        SimilarityHistogram(-np.ones(N_BINS))
+
+
+def test_bad_shapes_on_the_device():
+    with pytest.raises(ValueError, match=r"must both have shape \(N,\) or \(2, N\)"):
+        HistogramAccumulator(2).update(torch.zeros(3, 4), torch.zeros(3, 4))

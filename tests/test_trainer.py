@@ -1,0 +1,349 @@
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from resup import CoTrainer
+
+
+def net(width=16, features=6, classes=3):
+    return nn.Sequential(
+        nn.Linear(features, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, classes)
+    )
+
+
+def pair():
+    return net(), net(24)
+
+
+def data(n=160):
+    x = torch.randn(n, 6)
+    return TensorDataset(x, x[:, :3].argmax(1))
+
+
+def adam(*models, lr=1e-2):
+    return torch.optim.Adam([p for m in models for p in m.parameters()], lr=lr)
+
+
+def trainer(models=None, **options):
+    models = models or pair()
+    return CoTrainer(models, adam(*models), progress=False, **options)
+
+
+def states(models):
+    return [v for m in models for v in m.state_dict().values()]
+
+
+def assert_same(first, second):
+    for a, b in zip(states(first), states(second), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "options", [{"consistency_weight": 0.0, "warmup_epochs": 3}, {"warmup_epochs": 3}]
+)
+@pytest.mark.parametrize("joint", [True, False])
+def test_warmup_is_bit_for_bit_two_plain_loops(options, joint):
+    mine, theirs, train = pair(), None, data()
+    theirs = copy.deepcopy(mine)
+    torch.manual_seed(1)
+    optimizer = adam(*mine) if joint else [adam(m) for m in mine]
+    CoTrainer(mine, optimizer, progress=False, **options).fit(
+        DataLoader(train, 24, shuffle=True), 3
+    )
+    for model in theirs:
+        torch.manual_seed(1)
+        optimizer = adam(model)
+        for _ in range(3):
+            for x, y in DataLoader(train, 24, shuffle=True):
+                optimizer.zero_grad()
+                F.cross_entropy(model(x), y).backward()
+                optimizer.step()
+    assert_same(mine, theirs)
+
+
+def test_a_weighted_step_is_equation_6():
+    models, train = pair(), data(64)
+    t = trainer(models)
+    loader = DataLoader(train, 64)
+    t.fit(loader, 2)
+    x, y = train.tensors
+    a, b = (m(x) for m in models)
+    weights = t.weigher(torch.stack([a, b]), y, record=False)
+    cross = (weights[1] * F.cross_entropy(a, y, reduction="none")).mean() + (
+        weights[0] * F.cross_entropy(b, y, reduction="none")
+    ).mean()
+    expected = cross + 5 * (a.softmax(1) - b.softmax(1)).square().mean()
+    got = t.train_step(x, y)
+    torch.testing.assert_close(got["loss"], expected.detach())
+    torch.testing.assert_close(got["weight_a"], weights[0].mean())
+
+
+def test_history_and_epochs_as_a_total():
+    t = trainer(warmup_epochs=2)
+    loader = DataLoader(data(), 32, shuffle=True)
+    val = DataLoader(data(50), 20)
+    t.fit(loader, 3, val)
+    assert (t.epoch, len(t.history)) == (3, 3)
+    t.fit(loader, 3)
+    assert t.epoch == 3
+    t.fit(loader, 4)
+    assert [r["epoch"] for r in t.history] == [1, 2, 3, 4]
+    assert [r["weight_a"] == 1 for r in t.history] == [True, True, False, False]
+    assert ["consistency" in r for r in t.history] == [False, False, True, True]
+    assert ["noise_rate_b" in r for r in t.history] == [False, True, True, True]
+    assert ["val_accuracy_a" in r for r in t.history] == [True, True, True, False]
+    assert all(isinstance(v, int | float) for r in t.history for v in r.values())
+    assert 0.8 < t.history[2]["val_accuracy_b"] <= 1
+
+
+def test_evaluate_counts_right_and_leaves_modes():
+    t = trainer()
+    t.models[1].eval()
+    x, y = data(50).tensors
+    t.models[0].eval()
+    expected = [(m(x).argmax(1) == y).float().mean().item() for m in t.models]
+    t.models[0].train()
+    got = t.evaluate(DataLoader(TensorDataset(x, y), 7))
+    assert [got["accuracy_a"], got["accuracy_b"]] == pytest.approx(expected)
+    assert [m.training for m in t.models] == [True, False]
+
+
+def test_clean_probability_in_loader_order():
+    t, train = trainer(), data()
+    t.fit(DataLoader(train, 32, shuffle=True), 2)
+    whole = t.clean_probability(DataLoader(train, 160))
+    assert whole.shape == (160,)
+    assert ((whole >= 0) & (whole <= 1)).all()
+    torch.testing.assert_close(t.clean_probability(DataLoader(train, 33)), whole)
+
+
+def test_clean_probability_refuses_orders_that_mean_nothing():
+    t, train = trainer(), data()
+    with pytest.raises(RuntimeError, match="train for more than warmup_epochs=1 epochs first"):
+        t.clean_probability(DataLoader(train, 32))
+    t.fit(DataLoader(train, 32), 1)
+    with pytest.raises(ValueError, match="loader shuffles"):
+        t.clean_probability(DataLoader(train, 32, shuffle=True))
+    with pytest.raises(ValueError, match="loader drops its last samples"):
+        t.clean_probability(DataLoader(train, 33, drop_last=True))
+    with pytest.raises(ValueError, match="the loader gave no batch"):
+        t.clean_probability([])
+
+
+@pytest.mark.parametrize("scheduler_interval", ["epoch", "step"])
+def test_state_dict_goes_on_as_if_nothing_had_happened(scheduler_interval, tmp_path):
+    train = data()
+    loader = DataLoader(train, 32)  # unshuffled: no random state to restore
+
+    def make():
+        torch.manual_seed(5)
+        models = pair()
+        optimizer = adam(*models)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
+        return CoTrainer(
+            models, optimizer, scheduler, scheduler_interval=scheduler_interval, progress=False
+        )
+
+    straight = make().fit(loader, 5)
+    first = make().fit(loader, 3)
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    second = make()
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    second.fit(loader, 5)
+    assert_same(straight.models, second.models)
+    assert straight.history == second.history
+
+
+def test_a_foreign_state_is_refused():
+    t = trainer()
+    with pytest.raises(ValueError, match="format_version None, this version of resup reads 1"):
+        t.load_state_dict({})
+    state = t.state_dict()
+    other = CoTrainer(models := pair(), [adam(m) for m in models], progress=False)
+    with pytest.raises(ValueError, match="state holds 1 optimizers, this trainer has 2"):
+        other.load_state_dict(state)
+
+
+def test_schedulers_by_epoch_and_by_step():
+    for interval, expected in (("epoch", 2), ("step", 10)):
+        models = pair()
+        optimizer = adam(*models)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1000)
+        t = CoTrainer(models, optimizer, scheduler, scheduler_interval=interval, progress=False)
+        t.fit(DataLoader(data(), 32), 2)
+        assert scheduler.last_epoch == expected
+
+
+def test_accumulation_sees_the_same_gradient_as_a_larger_batch():
+    train = data(64)
+    finals = []
+    for size, accumulate in ((32, 1), (8, 4)):
+        torch.manual_seed(3)
+        models = nn.Linear(6, 3), nn.Linear(6, 3)
+        sgd = torch.optim.SGD([p for m in models for p in m.parameters()], lr=0.1)
+        CoTrainer(models, sgd, accumulate=accumulate, warmup_epochs=2, progress=False).fit(
+            DataLoader(train, size), 2
+        )
+        finals.append(torch.cat([p.detach().flatten() for m in models for p in m.parameters()]))
+    torch.testing.assert_close(*finals)
+
+
+def test_gradient_clipping_holds_for_each_network():
+    models = nn.Linear(6, 3), nn.Linear(6, 3)
+    before = copy.deepcopy(models)
+    sgd = torch.optim.SGD([p for m in models for p in m.parameters()], lr=1.0)
+    CoTrainer(models, sgd, clip_grad_norm=0.01, progress=False).fit(DataLoader(data(64), 64), 1)
+    for model, old in zip(models, before, strict=True):
+        moved = [a - b for a, b in zip(model.parameters(), old.parameters(), strict=True)]
+        norm = torch.cat([m.flatten() for m in moved]).norm()
+        assert norm.item() == pytest.approx(0.01, rel=1e-3)
+
+
+class Wrapped(nn.Module):
+    """A model in the style of Hugging Face: keyword inputs, an object as output."""
+
+    def __init__(self, as_mapping):
+        super().__init__()
+        self.net, self.as_mapping = net(), as_mapping
+
+    def forward(self, pixels, scale=None):
+        logits = self.net(pixels * scale)
+        return {"logits": logits} if self.as_mapping else type("Output", (), {"logits": logits})()
+
+
+class DictData(Dataset):
+    def __init__(self):
+        self.x, self.y = data(64).tensors
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        return {"pixels": self.x[i], "scale": torch.ones(1), "labels": self.y[i]}
+
+
+def unpack(batch):
+    return {k: v for k, v in batch.items() if k != "labels"}, batch["labels"]
+
+
+def test_mappings_in_and_objects_out():
+    t = trainer((Wrapped(True), Wrapped(False)), unpack=unpack)
+    t.fit(DataLoader(DictData(), 16), 2)
+    assert t.clean_probability(DataLoader(DictData(), 16)).shape == (64,)
+
+
+def test_bfloat16_autocast():
+    t = trainer(autocast=torch.bfloat16)
+    t.fit(DataLoader(data(), 32), 6, DataLoader(data(), 32))
+    assert t.history[-1]["val_accuracy_a"] > 0.8
+
+
+def test_frozen_parameters_may_be_left_out():
+    models = pair()
+    models[0][0].requires_grad_(False)
+    trainable = [p for m in models for p in m.parameters() if p.requires_grad]
+    frozen = models[0][0].weight.clone()
+    CoTrainer(models, torch.optim.Adam(trainable), progress=False).fit(DataLoader(data(), 32), 2)
+    assert torch.equal(models[0][0].weight, frozen)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside torch.compile
+def test_compiled_models():
+    models = tuple(torch.compile(m, backend="eager") for m in pair())
+    t = trainer(models)
+    t.fit(DataLoader(data(96), 32), 2)
+    plain = trainer(pair())
+    plain.load_state_dict(t.state_dict())
+    x = data(8).tensors[0]
+    torch.testing.assert_close(plain.models[0].eval()(x), models[0].eval()(x))
+
+
+def test_a_generator_of_batches_is_a_loader():
+    class Stream:
+        def __iter__(self):
+            yield from DataLoader(data(64), 16)
+
+    assert trainer().fit(Stream(), 2).epoch == 2
+
+
+def test_models_must_be_a_pair():
+    with pytest.raises(TypeError, match=r"models must be a pair of nn.Module, got \(Sequential\)"):
+        CoTrainer([net()], None)
+    one = net()
+    with pytest.raises(ValueError, match="two different networks"):
+        CoTrainer((one, one), adam(one))
+
+
+def test_models_on_different_devices():
+    models = net(), net().to("meta")
+    with pytest.raises(ValueError, match="models must be on one device, got cpu, meta"):
+        CoTrainer(models, adam(*models))
+
+
+def test_optimizers_must_own_the_models():
+    models = pair()
+    with pytest.raises(
+        ValueError, match=r"optimizer misses 6 trainable parameters, such as models\[1\].0.weight"
+    ):
+        CoTrainer(models, adam(models[0]))
+    with pytest.raises(ValueError, match="optimizer holds 6 parameters that belong to neither"):
+        CoTrainer(models, adam(*models, net()))
+    with pytest.raises(ValueError, match="optimizers must not share parameters"):
+        CoTrainer(models, [adam(*models), adam(models[1])])
+    with pytest.raises(TypeError, match=r"optimizer must be an Optimizer .* got \(int\)"):
+        CoTrainer(models, [1])
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"consistency_weight": -1}, "consistency_weight must be at least 0, got -1"),
+        ({"warmup_epochs": -1}, "warmup_epochs must be at least 0"),
+        ({"accumulate": 0}, "accumulate must be at least 1"),
+        (
+            {"scheduler_interval": "batch"},
+            "scheduler_interval must be one of 'epoch', 'step', got 'batch'",
+        ),
+    ],
+)
+def test_settings_out_of_range(option, message):
+    with pytest.raises(ValueError, match=message):
+        trainer(**option)
+
+
+def test_an_empty_loader():
+    with pytest.raises(ValueError, match="train_loader gave no batch"):
+        trainer().fit([], 1)
+    with pytest.raises(ValueError, match="gave no sample"):
+        trainer().evaluate([])
+
+
+def test_batches_that_are_no_pair():
+    with pytest.raises(
+        TypeError, match=r"a batch must be a pair .* pass unpack= to make one of dict"
+    ):
+        trainer().fit(DataLoader(DictData(), 16), 1)
+
+
+def test_a_loss_that_is_not_finite_names_its_step():
+    x, y = data(96).tensors
+    x[40] = torch.nan
+    with pytest.raises(
+        FloatingPointError, match=r"not finite at epoch 1, step 2: try a smaller learning rate"
+    ):
+        trainer().fit(DataLoader(TensorDataset(x, y), 32), 2)
+
+
+def test_learns_through_wrong_labels():
+    x, y = data(2000).tensors
+    wrong = torch.rand(2000) < 0.4
+    given = torch.where(wrong, (y + torch.randint(1, 3, (2000,))) % 3, y)
+    t = trainer()
+    t.fit(DataLoader(TensorDataset(x, given), 50, shuffle=True), 6, DataLoader(data(500), 500))
+    assert t.history[-1]["val_accuracy_a"] > 0.9
+    p = t.clean_probability(DataLoader(TensorDataset(x, given), 500))
+    assert p[~wrong].mean() > p[wrong].mean() + 0.4
