@@ -347,3 +347,51 @@ def test_learns_through_wrong_labels():
     assert t.history[-1]["val_accuracy_a"] > 0.9
     p = t.clean_probability(DataLoader(TensorDataset(x, given), 500))
     assert p[~wrong].mean() > p[wrong].mean() + 0.4
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, lambda p: (p[0], p[1])),
+        ({"exchange": "own"}, lambda p: (p[1], p[0])),
+        ({"exchange": "mean"}, lambda p: (p.mean(0), p.mean(0))),
+        ({"weight_threshold": 0.5}, lambda p: ((p[0] > 0.5).float(), (p[1] > 0.5).float())),
+    ],
+)
+def test_weights_of_each_variant(options, expected):
+    posteriors = torch.rand(2, 50)
+    for got, wanted in zip(
+        trainer(**options).weights(posteriors), expected(posteriors), strict=True
+    ):
+        torch.testing.assert_close(got, wanted)
+
+
+def test_similarities_from_a_pass_are_those_of_the_trained_networks():
+    t, train = trainer(similarities="pass"), data()
+    loader = DataLoader(train, 32)
+    t.fit(loader, 2)
+    counts = t.weigher.fitted_counts.clone()
+    for logits, y in t._predict(loader):
+        t.weigher(logits, y)
+    torch.testing.assert_close(t.weigher.seen.counts, counts)
+    assert t.models[0].training
+
+
+def test_refits_at_intervals():
+    t = trainer(refit_every=2)
+    loader = DataLoader(data(), 32)
+    t.fit(loader, 1)
+    first = t.weigher.mixtures_
+    t.fit(loader, 2)
+    assert t.weigher.mixtures_ is first
+    t.fit(loader, 3)
+    assert t.weigher.mixtures_ is not first
+    assert t.weigher.fitted_counts.sum() == 2 * 160
+
+
+def test_any_consistency():
+    t = trainer(consistency=lambda a, b: (a - b).abs().mean(), consistency_weight=2.0)
+    t.fit(DataLoader(data(), 160), 1)
+    x, y = data().tensors
+    values = t.train_step(x, y)
+    torch.testing.assert_close(values["loss"] - values["cross_entropy"], 2 * values["consistency"])

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .accumulator import HistogramAccumulator
+    from .fdr import q_values
     from .histogram import SimilarityHistogram
     from .losses import ConsistencyLoss, CrossWeightedLoss
     from .mixture import BetaMixture
     from .posterior import Posterior
+    from .report import LabelReport
     from .similarity import cosine_label_similarity, log_label_similarity
     from .trainer import CoTrainer
     from .weigher import SampleWeigher
@@ -28,8 +30,10 @@ _HOME = {
     "Posterior": "posterior",
     "SampleWeigher": "weigher",
     "SimilarityHistogram": "histogram",
+    "LabelReport": "report",
     "cosine_label_similarity": "similarity",
     "log_label_similarity": "similarity",
+    "q_values": "fdr",
 }
 
 __all__ = [
@@ -38,11 +42,13 @@ __all__ = [
     "ConsistencyLoss",
     "CrossWeightedLoss",
     "HistogramAccumulator",
+    "LabelReport",
     "Posterior",
     "SampleWeigher",
     "SimilarityHistogram",
     "cosine_label_similarity",
     "log_label_similarity",
+    "q_values",
 ]
 
 

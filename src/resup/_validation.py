@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, RandomSampler
 
 
 def check_logits(logits: Tensor, name: str = "logits") -> None:
@@ -69,3 +74,64 @@ def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
     """Raise unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_models(models: Sequence[nn.Module]) -> tuple[nn.Module, nn.Module]:
+    """Return the models as a pair, or raise unless they are two networks on one device."""
+    pair = tuple(models)
+    if len(pair) != 2 or not all(isinstance(model, nn.Module) for model in pair):
+        kinds = ", ".join(type(model).__name__ for model in pair)
+        raise TypeError(f"models must be a pair of nn.Module, got ({kinds})")
+    if pair[0] is pair[1]:
+        raise ValueError("models must be two different networks, got the same one twice")
+    devices = {p.device for model in pair for p in model.parameters()}
+    if len(devices) != 1:
+        found = ", ".join(sorted(map(str, devices))) or "no parameters"
+        raise ValueError(f"models must be on one device, got {found}")
+    return pair
+
+
+def check_optimizers(models: Sequence[nn.Module], optimizers: Sequence[Optimizer]) -> None:
+    """Raise unless the optimizers own each trainable parameter of the models once, and no other."""
+    if not optimizers or not all(isinstance(optimizer, Optimizer) for optimizer in optimizers):
+        kinds = ", ".join(type(optimizer).__name__ for optimizer in optimizers)
+        raise TypeError(f"optimizer must be an Optimizer or a sequence of them, got ({kinds})")
+    names = {
+        id(p): f"models[{i}].{name}"
+        for i, model in enumerate(models)
+        for name, p in model.named_parameters()
+    }
+    owned = [
+        id(p)
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for p in group["params"]
+    ]
+    held = set(owned)
+    missing = [
+        names[id(p)]
+        for model in models
+        for p in model.parameters()
+        if p.requires_grad and id(p) not in held
+    ]
+    if missing:
+        raise ValueError(
+            f"optimizer misses {len(missing)} trainable parameters, such as {missing[0]}; give it "
+            "the parameters of both models"
+        )
+    foreign = len([key for key in owned if key not in names])
+    if foreign:
+        raise ValueError(f"optimizer holds {foreign} parameters that belong to neither model")
+    if len(held) != len(owned):
+        raise ValueError("optimizers must not share parameters")
+
+
+def check_order(loader: Iterable[Any]) -> None:
+    """Raise if a loader shuffles or drops samples, so that its order means nothing."""
+    if not isinstance(loader, DataLoader):
+        return
+    sampler: Any = loader.sampler
+    if isinstance(sampler, RandomSampler):
+        raise ValueError("loader shuffles, so its order means nothing; use shuffle=False")
+    if loader.drop_last and loader.batch_size and len(sampler) % loader.batch_size:
+        raise ValueError("loader drops its last samples; use drop_last=False")

@@ -80,6 +80,8 @@ def fit_mixture(
         return likeliest_shapes(n, sums / n, before)
 
     if isinstance(start, int):
+        if start > 2:  # the trusted share of every sample would hide the components in between
+            guess = self_labels(x, start, trust=0.0)
         mixture = Mixture(guess @ w, *shapes(guess, np.ones((2, start))))
     else:
         mixture = start
@@ -107,16 +109,16 @@ def fit_mixture(
     )
 
 
-def self_labels(x: Array, n_components: int) -> Array:
+def self_labels(x: Array, n_components: int, trust: float = TRUST) -> Array:
     """Guess of who belongs where, from the similarity itself: (K, N), columns summing to 1.
 
-    With probability `TRUST` a label is right; else the components share it in the order of x.
-    For two components the guess that a label is right is TRUST + (1 - TRUST) x.
+    With probability `trust` a label is right; else the components share it in the order of x.
+    For two components the guess that a label is right is trust + (1 - trust) x.
     """
     k = np.arange(n_components)[:, None]
     last = n_components - 1
-    guess: Array = (1 - TRUST) * binom(last, k) * x**k * (1 - x) ** (last - k)
-    guess[-1] += TRUST
+    guess: Array = (1 - trust) * binom(last, k) * x**k * (1 - x) ** (last - k)
+    guess[-1] += trust
     return guess
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import betaln, expit, logsumexp
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
+from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from typing_extensions import Self
 
@@ -91,7 +92,7 @@ class BetaMixture(DensityMixin, BaseEstimator):
         betas that fall from component to component. "moments" matches weighted means and variances
         as published programs do; it ignores `prior` and the likelihood may fall.
     init : sequence of three sequences of length n_components, optional
-        Weights, alphas and betas to start from; by default the prior's guess.
+        Weights, alphas and betas to start from, all positive; by default the prior's guess.
     clip : float, default=2**-20
         Similarities are moved into [clip, 1 - clip] first.
     max_iter : int, default=500
@@ -214,11 +215,11 @@ class BetaMixture(DensityMixin, BaseEstimator):
         x, w = _weighted_values(self._column(X, reset=True), sample_weight)
         inside = np.clip(x, self.clip, 1 - self.clip)
         start: Mixture | int = self.n_components
-        if self.warm_start and hasattr(self, "weights_"):
+        if self.warm_start and len(getattr(self, "weights_", ())) == self.n_components:
             start = Mixture(self.weights_, self.alphas_, self.betas_)
         elif self.init is not None:
             weights, alphas, betas = np.array(self.init, np.float64)
-            start = Mixture(weights, alphas, betas)
+            start = Mixture(weights / weights.sum(), alphas, betas)
         fitted = fit_mixture(
             inside,
             w,
@@ -333,6 +334,12 @@ class BetaMixture(DensityMixin, BaseEstimator):
 
     # ------------------------------------------------------------------ helpers
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.one_d_array = True
+        tags.input_tags.positive_only = True
+        return tags
+
     def _log_joint(self, x: Array) -> Array:
         mixture = Mixture(self.weights_, self.alphas_, self.betas_)
         return mixture.log_joint(np.clip(x, self.clip, 1 - self.clip))
@@ -344,17 +351,16 @@ class BetaMixture(DensityMixin, BaseEstimator):
 
     def _column(self, X: Any, reset: bool) -> Any:
         """X as scikit-learn wants to have seen it: names and number of features are checked."""
-        if isinstance(X, SimilarityHistogram):
-            self.n_features_in_ = 1
-            return X
-        values = to_numpy(X)
-        if values.ndim == 1:
-            if reset:
-                self.n_features_in_ = 1
-            return values
-        shown = X if hasattr(X, "columns") else values
-        validate_data(self, shown, reset=reset, skip_check_array=True)
-        return values
+        summary = isinstance(X, SimilarityHistogram)
+        if hasattr(X, "detach") or not (summary or hasattr(X, "shape")):
+            X = to_numpy(X)
+        # The histogram and this module check range and number of samples for every input.
+        later = {"ensure_all_finite": False, "ensure_min_samples": 0, "allow_nd": True}
+        if not summary and len(X.shape) == 2:
+            return validate_data(self, X, reset=reset, **later)
+        if reset:
+            validate_data(self, np.zeros((1, 1)), skip_check_array=True)  # one column, no names
+        return X if summary else check_array(X, ensure_2d=False, **later)
 
     def _samples(self, X: Any) -> Array:
         check_is_fitted(self)
@@ -363,19 +369,29 @@ class BetaMixture(DensityMixin, BaseEstimator):
         return x
 
     def _check_parameters(self) -> None:
-        for name, low in (("n_components", 1), ("prior", 0), ("max_iter", 0), ("tol", 0)):
+        for name, kind, low in (
+            ("n_components", Integral, 1),
+            ("max_iter", Integral, 0),
+            ("prior", Real, 0),
+            ("tol", Real, 0),
+        ):
             value = getattr(self, name)
-            if not value >= low:
-                raise ValueError(f"{name} must be at least {low}, got {value!r}")
-        if not 0 < self.clip < 0.5:
-            raise ValueError(f"clip must lie in (0, 0.5), got {self.clip!r}")
+            if not isinstance(value, kind) or not low <= float(value) < np.inf:
+                number = "an integer" if kind is Integral else "a finite number"
+                raise ValueError(f"{name} must be {number} of at least {low}, got {value!r}")
+        if not isinstance(self.clip, Real) or not 1e-15 <= self.clip < 0.5:
+            raise ValueError(f"clip must lie in [1e-15, 0.5), got {self.clip!r}")
         if self.m_step not in ("ml", "moments"):
             raise ValueError(f"m_step must be 'ml' or 'moments', got {self.m_step!r}")
-        if self.init is not None and np.shape(self.init) != (3, self.n_components):
-            raise ValueError(
-                f"init must be weights, alphas and betas of {self.n_components} components, "
-                f"shape (3, {self.n_components}), got {np.shape(self.init)}"
-            )
+        if self.init is not None:
+            shape, expected = np.shape(self.init), (3, self.n_components)
+            if shape != expected:
+                raise ValueError(
+                    f"init must be weights, alphas and betas of {self.n_components} components, "
+                    f"shape {expected}, got {shape}"
+                )
+            if not all(0 < value < np.inf for value in np.ravel(self.init)):
+                raise ValueError(f"init must be positive and finite, got {self.init!r}")
 
 
 def _weighted_values(X: Any, sample_weight: Any) -> tuple[Array, Array]:
@@ -397,7 +413,7 @@ def _weighted_values(X: Any, sample_weight: Any) -> tuple[Array, Array]:
             x = s.astype(np.float64)
             w = np.ones(len(s)) if sample_weight is None else as_weights(sample_weight, len(s))
     if not w.sum() > 0:
-        raise ValueError("similarities must have a sample of positive weight, got none")
+        raise ValueError("similarities must have a sample of positive weight, got a sum of zero")
     return x[w > 0], w[w > 0]
 
 

@@ -53,6 +53,7 @@ def plot_mixture(
         label=["judged wrong", "judged right"],
     )
     ax.set(xlabel="similarity S", ylabel="share of samples", xlim=(0, 1), yscale="log")
+    ax.set_ylim(bottom=0.5 / histogram.total)  # half a sample
     twin = ax.twinx()
     grid = np.linspace(0, 1, 401)
     twin.plot(grid, mixture.predict_proba(grid)[:, -1], color=LINE, label="weight")
@@ -63,7 +64,7 @@ def plot_mixture(
             ax.get_legend_handles_labels(), twin.get_legend_handles_labels(), strict=True
         )
     )
-    ax.legend(handles, labels, loc="upper center", frameon=False)
+    ax.legend(handles, labels, loc="center", fontsize=9)
     return ax
 
 

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from contextlib import AbstractContextManager, nullcontext
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, RandomSampler
 from tqdm.auto import tqdm
 from typing_extensions import Self
 
-from ._validation import check_choice
+from ._validation import check_choice, check_models, check_optimizers, check_order
+from .callbacks import Callback
+from .checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
+from .distributed import everyones, global_means, is_distributed, rank, unwrap
 from .losses import ConsistencyLoss, CrossWeightedLoss
+from .report import LabelReport
 from .weigher import SampleWeigher
 
 __all__ = ["CoTrainer"]
 
 FORMAT_VERSION = 1
+
+
+@dataclass
+class _Progress:
+    """How far the current epoch is."""
+
+    steps: int = 0
+    samples: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    randomness: dict[str, Any] | None = None
+    """Random states at the start of the epoch."""
 
 
 class CoTrainer:
@@ -46,10 +64,22 @@ class CoTrainer:
         Stepped once an epoch, or once an optimizer step with ``scheduler_interval="step"``.
     consistency_weight : float, default=5.0
         :math:`\lambda`; with 0 the consistency loss is not computed.
+    consistency : callable, default=ConsistencyLoss()
+        Maps the logits of both networks to a scalar.
     warmup_epochs : int, default=1
         Epochs of plain cross-entropy, without consistency, before the first mixture.
     mixture : estimator, optional
         Fitted to the similarities of each network; `BetaMixture()` by default.
+        ``BetaMixture.as_published()`` is the authors' program.
+    similarities : {"step", "pass"}, default="step"
+        Where the similarities for the mixture come from: the training steps of the epoch, at no
+        cost, or a pass in eval mode over the training data after it, as the authors' program does.
+    exchange : {"swap", "own", "mean"}, default="swap"
+        Whether each network is weighed by the other's posterior, its own, or the mean of both.
+    weight_threshold : float, optional
+        Use weights of 1 above this posterior and 0 below, instead of the posterior.
+    refit_every : int, default=1
+        Epochs from one fit of the mixtures to the next.
     scheduler_interval : {"epoch", "step"}, default="epoch"
         When the schedulers step.
     autocast : torch.dtype, optional
@@ -62,6 +92,8 @@ class CoTrainer:
         Batches to an optimizer step.
     unpack : callable, optional
         Maps a batch of the loader to ``(inputs, targets)``; by default a batch is such a pair.
+    callbacks : sequence of Callback, default=()
+        Told of each step and epoch; `resup.callbacks` has loggers.
     progress : bool, default=True
         Whether to show a progress bar.
 
@@ -111,19 +143,25 @@ class CoTrainer:
         scheduler: Any = None,
         *,
         consistency_weight: float = 5.0,
+        consistency: Callable[[Tensor, Tensor], Tensor] | None = None,
         warmup_epochs: int = 1,
         mixture: Any = None,
+        similarities: str = "step",
+        exchange: str = "swap",
+        weight_threshold: float | None = None,
+        refit_every: int = 1,
         scheduler_interval: str = "epoch",
         autocast: torch.dtype | None = None,
         scaler: torch.amp.GradScaler | None = None,
         clip_grad_norm: float | None = None,
         accumulate: int = 1,
         unpack: Callable[[Any], tuple[Any, Tensor]] | None = None,
+        callbacks: Sequence[Callback] = (),
         progress: bool = True,
     ) -> None:
-        self.models = _check_models(models)
+        self.models = check_models(models)
         self.optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
-        _check_optimizers(self.models, self.optimizers)
+        check_optimizers(self.models, self.optimizers)
         if scheduler is None:
             self.schedulers: list[Any] = []
         else:
@@ -132,31 +170,47 @@ class CoTrainer:
             ("consistency_weight", consistency_weight, 0),
             ("warmup_epochs", warmup_epochs, 0),
             ("accumulate", accumulate, 1),
+            ("refit_every", refit_every, 1),
         ):
             if not value >= low:
                 raise ValueError(f"{name} must be at least {low}, got {value}")
         check_choice("scheduler_interval", scheduler_interval, ("epoch", "step"))
+        check_choice("similarities", similarities, ("step", "pass"))
+        check_choice("exchange", exchange, ("swap", "own", "mean"))
         self.consistency_weight = consistency_weight
+        self.consistency = ConsistencyLoss() if consistency is None else consistency
         self.warmup_epochs = warmup_epochs
+        self.similarities = similarities
+        self.exchange = exchange
+        self.weight_threshold = weight_threshold
+        self.refit_every = refit_every
         self.scheduler_interval = scheduler_interval
         self.autocast = autocast
         self.scaler = scaler
         self.clip_grad_norm = clip_grad_norm
         self.accumulate = accumulate
         self.unpack = unpack
+        self.callbacks = list(callbacks)
         self.progress = progress
 
         self.device = next(self.models[0].parameters()).device
         self.weigher = SampleWeigher(mixture).to(self.device)
         self.cross_weighted = CrossWeightedLoss()
-        self.consistency = ConsistencyLoss()
         self.epoch = 0
         self.history: list[dict[str, Any]] = []
+        self._done = _Progress()
+        self._stop = False
 
     # ------------------------------------------------------------------ training
 
     def fit(
-        self, train_loader: Iterable[Any], epochs: int, val_loader: Iterable[Any] | None = None
+        self,
+        train_loader: Iterable[Any],
+        epochs: int,
+        val_loader: Iterable[Any] | None = None,
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+        resume: str | os.PathLike[str] | None = None,
     ) -> Self:
         """Train until `epochs` epochs are done in all.
 
@@ -168,6 +222,14 @@ class CoTrainer:
             The total: a second call, or one after `load_state_dict`, goes on to it.
         val_loader : iterable of batches, optional
             Its accuracy joins the history; it changes nothing else.
+        checkpoint : path, optional
+            Written after every epoch, whole or not at all. On SIGTERM it is written at once, in
+            the middle of the epoch, and the process exits (with one process; with several the
+            checkpoint of the last epoch stands).
+        resume : path, optional
+            Go on from this checkpoint, exactly: random states too are taken from it. It may be
+            missing only if it is the `checkpoint` path itself, so that one command both starts
+            and restarts a run.
 
         Returns
         -------
@@ -176,61 +238,96 @@ class CoTrainer:
         Raises
         ------
         ValueError
-            If a loader gives no batch.
+            If a loader gives no batch, or the file to resume from is damaged or does not fit.
+        FileNotFoundError
+            If there is nothing to resume from.
         FloatingPointError
             If the loss is not finite.
         """
-        while self.epoch < epochs:
-            record = self.train_epoch(train_loader)
-            if val_loader is not None:
-                record |= {f"val_{key}": value for key, value in self.evaluate(val_loader).items()}
-            self.epoch += 1
-            self.history.append({"epoch": self.epoch, **record})
+        generator = getattr(train_loader, "generator", None)
+        if resume is not None and (checkpoint != resume or Path(resume).exists()):
+            self._resume(resume, generator)
+        for callback in self.callbacks:
+            callback.on_fit_start(self)
+        try:
+            with self._stopped_by_sigterm(checkpoint is not None and not is_distributed()):
+                while self.epoch < epochs:
+                    record = self.train_epoch(train_loader)
+                    if record is None:
+                        self._save(checkpoint, generator)
+                        break
+                    if val_loader is not None:
+                        accuracies = self.evaluate(val_loader)
+                        record |= {f"val_{key}": value for key, value in accuracies.items()}
+                    self.epoch += 1
+                    self.history.append({"epoch": self.epoch, **record})
+                    for callback in self.callbacks:
+                        callback.on_epoch_end(self, self.history[-1])
+                    if checkpoint is not None:
+                        self._save(checkpoint, generator)
+                if self._stop:
+                    raise SystemExit(128 + signal.SIGTERM)
+        finally:
+            for callback in self.callbacks:
+                callback.on_fit_end(self)
         return self
 
-    def train_epoch(self, loader: Iterable[Any]) -> dict[str, float]:
-        """Run one epoch, then refit the mixtures; returns the means of what `train_step` gives."""
+    def train_epoch(self, loader: Iterable[Any]) -> dict[str, float] | None:
+        """Run one epoch, or the rest of one, then refit the mixtures.
+
+        Returns the means of what `train_step` gives, or None if it was told to stop before the end.
+        """
         for model in self.models:
             model.train()
         set_epoch = getattr(getattr(loader, "sampler", None), "set_epoch", None)
         if set_epoch is not None:  # of a DistributedSampler
             set_epoch(self.epoch)
+        generator = getattr(loader, "generator", None)
         lr = self.optimizers[0].param_groups[0]["lr"]
-        sums: dict[str, Tensor] = {}
-        samples, steps, first_bad = 0, 0, torch.full((), torch.inf, device=self.device)
+        self._zero_grad()
+        done, resumed = self._done, self._done.steps
+        first_bad = torch.full((), torch.inf, device=self.device)
         pending = False
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
+        if resumed and done.randomness is not None:
+            now = random_states(generator)
+            set_random_states(done.randomness, generator)
+        else:
+            done.randomness = random_states(generator)
         with self._progress_bar(loader) as bar:
-            for batch in loader:
+            for step, batch in enumerate(loader, 1):
+                bar.update()
+                if step <= resumed:
+                    if step == resumed:
+                        set_random_states(now, generator)
+                    continue
                 inputs, targets = self._to_device(batch)
-                steps += 1
                 values = self.train_step(inputs, targets)
-                pending = steps % self.accumulate != 0
+                pending = step % self.accumulate != 0
                 if not pending:
                     self.optimizer_step()
-                n = len(targets)
-                samples += n
+                done.steps = step
+                done.samples += len(targets)
                 for key, value in values.items():
-                    sums[key] = sums.get(key, 0) + value * n
-                bad = torch.where(values["loss"].isfinite(), torch.inf, float(steps))
+                    done.sums[key] = done.sums.get(key, 0) + value * len(targets)
+                bad = torch.where(values["loss"].isfinite(), torch.inf, float(step))
                 first_bad = torch.minimum(first_bad, bad)
                 if self.device.type == "cpu":  # elsewhere a look would make the host wait
                     self._check_finite(first_bad)
                     bar.set_postfix(loss=f"{values['loss'].item():.3f}", refresh=False)
-                bar.update()
-        if not steps:
+                for callback in self.callbacks:
+                    callback.on_step_end(self, values)
+                if self._stop and not pending:
+                    return None
+        if not done.steps:
             raise ValueError("train_loader gave no batch")
         if pending:
             self.optimizer_step()
         self._check_finite(first_bad)
         if self.scheduler_interval == "epoch":
             self._step_schedulers()
-        if self.epoch + 1 >= self.warmup_epochs:
-            self.weigher.refit()
-        else:
-            self.weigher.seen.reset()
-        means = _global_means(sums, samples)
+        self._refit(loader)
+        means = global_means(done.sums, done.samples)
+        self._done = _Progress()
         rates = dict(zip(("noise_rate_a", "noise_rate_b"), self.weigher.noise_rates_, strict=False))
         return {**means, **rates, "lr": lr}
 
@@ -239,7 +336,8 @@ class CoTrainer:
         with self._autocast():
             logits_a, logits_b = (self.forward(model, inputs) for model in self.models)
         stacked = torch.stack([logits_a.detach(), logits_b.detach()])
-        weights_a, weights_b = self.weigher(stacked, targets)
+        posteriors = self.weigher(stacked, targets, record=self.similarities == "step")
+        weights_a, weights_b = self.weights(posteriors)
         cross_entropy = self.cross_weighted(logits_a, logits_b, targets, weights_a, weights_b)
         values = {"cross_entropy": cross_entropy}
         loss = cross_entropy
@@ -247,7 +345,7 @@ class CoTrainer:
             values["consistency"] = self.consistency(logits_a, logits_b)
             loss = loss + self.consistency_weight * values["consistency"]
         self.backward(loss / self.accumulate if self.accumulate > 1 else loss)
-        values |= {"loss": loss, "weight_a": weights_a.mean(), "weight_b": weights_b.mean()}
+        values |= {"loss": loss, "weight_a": posteriors[0].mean(), "weight_b": posteriors[1].mean()}
         return {key: value.detach() for key, value in values.items()}
 
     def forward(self, model: nn.Module, inputs: Any) -> Tensor:
@@ -262,6 +360,16 @@ class CoTrainer:
             output = output["logits"]
         logits: Tensor = getattr(output, "logits", output)
         return logits
+
+    def weights(self, posteriors: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights that A and B give, of the posteriors (2, N); the loss crosses them over."""
+        if self.exchange == "own":
+            posteriors = posteriors.flip(0)
+        elif self.exchange == "mean":
+            posteriors = posteriors.mean(0, keepdim=True).expand_as(posteriors)
+        if self.weight_threshold is not None:
+            posteriors = (posteriors > self.weight_threshold).to(posteriors.dtype)
+        return posteriors[0], posteriors[1]
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of `loss`, scaled where there is a scaler."""
@@ -282,8 +390,7 @@ class CoTrainer:
                 optimizer.step()
         if self.scaler:
             self.scaler.update()
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
+        self._zero_grad()
         if self.scheduler_interval == "step":
             self._step_schedulers()
 
@@ -299,8 +406,7 @@ class CoTrainer:
             samples += len(targets)
         if not samples:
             raise ValueError("the loader to evaluate gave no sample")
-        means = _global_means({"accuracy_a": right[0], "accuracy_b": right[1]}, samples)
-        return means
+        return global_means({"accuracy_a": right[0], "accuracy_b": right[1]}, samples)
 
     @torch.no_grad()
     def clean_probability(self, loader: Iterable[Any]) -> Tensor:
@@ -324,12 +430,7 @@ class CoTrainer:
             If the loader shuffles or drops samples, so that its order would mean nothing, or is
             empty.
         """
-        if not self.weigher.mixtures_:
-            raise RuntimeError(
-                "clean_probability needs a fitted mixture: train for more than warmup_epochs="
-                f"{self.warmup_epochs} epochs first ({self.epoch} done)"
-            )
-        _check_order(loader)
+        self._check_judging(loader)
         weights = [
             self.weigher(logits, targets, record=False).mean(0)
             for logits, targets in self._predict(loader)
@@ -338,7 +439,37 @@ class CoTrainer:
             raise ValueError("the loader gave no batch")
         return torch.cat(weights).cpu()
 
-    def _predict(self, loader: Iterable[Any]) -> Iterable[tuple[Tensor, Tensor]]:
+    @torch.no_grad()
+    def report(self, loader: Iterable[Any]) -> LabelReport:
+        """Ranked table of the labels of `loader`, the most suspicious first.
+
+        Parameters
+        ----------
+        loader : iterable of batches
+            In a fixed order, and without augmentation for the clearest view.
+
+        Returns
+        -------
+        LabelReport
+            With suggested labels, both networks' probabilities and q-values.
+
+        Raises
+        ------
+        RuntimeError, ValueError
+            As `clean_probability`.
+        """
+        self._check_judging(loader)
+        columns: list[tuple[Tensor, ...]] = []
+        for logits, targets in self._predict(loader):
+            clean_a, clean_b = self.weigher(logits, targets, record=False)
+            predicted = logits.argmax(-1)
+            suggested = logits.float().softmax(-1).mean(0).argmax(-1)
+            columns.append((targets, suggested, predicted[0] == predicted[1], clean_a, clean_b))
+        if not columns:
+            raise ValueError("the loader gave no batch")
+        return LabelReport.ranked(*(torch.cat(c).cpu().numpy() for c in zip(*columns, strict=True)))
+
+    def _predict(self, loader: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
         """Logits (2, N, C) and targets of each batch, in eval mode."""
         modes = [model.training for model in self.models]
         for model in self.models:
@@ -355,20 +486,27 @@ class CoTrainer:
 
     # ------------------------------------------------------------------ state
 
+    @property
+    def is_main_process(self) -> bool:
+        """Whether this process is the one that writes files and shows progress."""
+        return rank() == 0
+
     def state_dict(self) -> dict[str, Any]:
         """All that a later `load_state_dict` needs to go on, of tensors and plain values.
 
-        Random states are not in it: seed or save them beside it for a bit-identical continuation.
+        Random states are not in it; the checkpoints of `fit` hold them beside it.
         """
+        done = self._done
         return {
             "format_version": FORMAT_VERSION,
             "epoch": self.epoch,
             "history": [dict(record) for record in self.history],
-            "models": [_unwrap(model).state_dict() for model in self.models],
+            "models": [unwrap(model).state_dict() for model in self.models],
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
             "scaler": self.scaler.state_dict() if self.scaler else None,
             "weigher": self.weigher.state_dict(),
+            "epoch_so_far": dict(vars(done)) if done.steps else None,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -395,7 +533,7 @@ class CoTrainer:
         if (state["scaler"] is None) != (self.scaler is None):
             raise ValueError("state and trainer must both have a scaler or both have none")
         for model, saved in zip(self.models, state["models"], strict=True):
-            _unwrap(model).load_state_dict(saved)
+            unwrap(model).load_state_dict(saved)
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         for scheduler, saved in zip(self.schedulers, state["schedulers"], strict=True):
@@ -405,16 +543,60 @@ class CoTrainer:
         self.weigher.load_state_dict(state["weigher"])
         self.epoch = state["epoch"]
         self.history = [dict(record) for record in state["history"]]
+        self._done = _Progress(**(state["epoch_so_far"] or {}))
+        self._done.sums = {key: value.to(self.device) for key, value in self._done.sums.items()}
+
+    def _save(self, path: str | os.PathLike[str] | None, generator: torch.Generator | None) -> None:
+        randomness = everyones(random_states(generator))
+        if path is not None and self.is_main_process:
+            save_checkpoint({**self.state_dict(), "random": randomness}, path)
+
+    def _resume(self, path: str | os.PathLike[str], generator: torch.Generator | None) -> None:
+        state = load_checkpoint(path)
+        self.load_state_dict(state)
+        if rank() < len(state["random"]):
+            set_random_states(state["random"][rank()], generator)
 
     # ------------------------------------------------------------------ helpers
+
+    def _refit(self, loader: Iterable[Any]) -> None:
+        if (self.epoch + 1 - self.warmup_epochs) % self.refit_every or (
+            self.epoch + 1 < self.warmup_epochs
+        ):
+            self.weigher.seen.reset()
+            return
+        if self.similarities == "pass":
+            with torch.no_grad():
+                for logits, targets in self._predict(loader):
+                    self.weigher(logits, targets)
+        self.weigher.refit()
+
+    @contextmanager
+    def _stopped_by_sigterm(self, enabled: bool) -> Iterator[None]:
+        """While inside, SIGTERM sets `_stop`, which ends the epoch after the step in hand."""
+        self._stop = False
+        if not enabled or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(*_: Any) -> None:
+            self._stop = True
+
+        before = signal.signal(signal.SIGTERM, stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     def _progress_bar(self, loader: Iterable[Any]) -> Any:
         # The bar is not given the loader: some versions of tqdm start an iteration of their own,
         # which draws from the global random state.
+        rates = self.weigher.noise_rates_
+        noise = f", noise {sum(rates) / len(rates):.2f}" if rates else ""
         return tqdm(
             total=len(loader) if isinstance(loader, Sized) else None,
-            desc=f"epoch {self.epoch + 1}",
-            disable=not self.progress or _rank() > 0,
+            desc=f"epoch {self.epoch + 1}{noise}",
+            disable=not self.progress or not self.is_main_process,
             leave=False,
         )
 
@@ -431,12 +613,23 @@ class CoTrainer:
                 "a batch must be a pair (inputs, targets); pass unpack= to make one of "
                 f"{type(batch).__name__}"
             )
-        inputs, targets = _move(batch[0], self.device), _move(batch[1], self.device)
-        return inputs, targets
+        return _move(batch[0], self.device), _move(batch[1], self.device)
+
+    def _zero_grad(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
 
     def _step_schedulers(self) -> None:
         for scheduler in self.schedulers:
             scheduler.step()
+
+    def _check_judging(self, loader: Iterable[Any]) -> None:
+        if not self.weigher.mixtures_:
+            raise RuntimeError(
+                "judging labels needs a fitted mixture: train for more than warmup_epochs="
+                f"{self.warmup_epochs} epochs first ({self.epoch} done)"
+            )
+        check_order(loader)
 
     def _check_finite(self, first_bad: Tensor) -> None:
         step = first_bad.item()
@@ -456,83 +649,3 @@ def _move(value: Any, device: torch.device) -> Any:
     if isinstance(value, (tuple, list)):
         return [_move(item, device) for item in value]
     return value
-
-
-def _unwrap(model: nn.Module) -> nn.Module:
-    """Return the module inside torch.compile and DistributedDataParallel."""
-    model = getattr(model, "_orig_mod", model)
-    if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-        return _unwrap(model.module)
-    return model
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-
-
-def _global_means(sums: Mapping[str, Tensor], samples: int) -> dict[str, float]:
-    """Means over all samples of all processes; the one copy to the host."""
-    device = next(iter(sums.values())).device
-    packed = torch.stack([*sums.values(), torch.tensor(float(samples), device=device)]).double()
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(packed)
-    *totals, count = packed.tolist()
-    return {key: total / count for key, total in zip(sums, totals, strict=True)}
-
-
-def _check_models(models: Sequence[nn.Module]) -> tuple[nn.Module, nn.Module]:
-    pair = tuple(models)
-    if len(pair) != 2 or not all(isinstance(model, nn.Module) for model in pair):
-        kinds = ", ".join(type(model).__name__ for model in pair)
-        raise TypeError(f"models must be a pair of nn.Module, got ({kinds})")
-    if pair[0] is pair[1]:
-        raise ValueError("models must be two different networks, got the same one twice")
-    devices = {p.device for model in pair for p in model.parameters()}
-    if len(devices) != 1:
-        found = ", ".join(sorted(map(str, devices))) or "no parameters"
-        raise ValueError(f"models must be on one device, got {found}")
-    return pair
-
-
-def _check_optimizers(models: Sequence[nn.Module], optimizers: Sequence[Optimizer]) -> None:
-    if not optimizers or not all(isinstance(optimizer, Optimizer) for optimizer in optimizers):
-        kinds = ", ".join(type(optimizer).__name__ for optimizer in optimizers)
-        raise TypeError(f"optimizer must be an Optimizer or a sequence of them, got ({kinds})")
-    names = {
-        id(p): f"models[{i}].{name}"
-        for i, model in enumerate(models)
-        for name, p in model.named_parameters()
-    }
-    owned = [
-        id(p)
-        for optimizer in optimizers
-        for group in optimizer.param_groups
-        for p in group["params"]
-    ]
-    held = set(owned)
-    missing = [
-        names[id(p)]
-        for model in models
-        for p in model.parameters()
-        if p.requires_grad and id(p) not in held
-    ]
-    if missing:
-        raise ValueError(
-            f"optimizer misses {len(missing)} trainable parameters, such as {missing[0]}; give it "
-            "the parameters of both models"
-        )
-    foreign = len([key for key in owned if key not in names])
-    if foreign:
-        raise ValueError(f"optimizer holds {foreign} parameters that belong to neither model")
-    if len(held) != len(owned):
-        raise ValueError("optimizers must not share parameters")
-
-
-def _check_order(loader: Iterable[Any]) -> None:
-    if not isinstance(loader, DataLoader):
-        return
-    sampler: Any = loader.sampler
-    if isinstance(sampler, RandomSampler):
-        raise ValueError("loader shuffles, so its order means nothing; use shuffle=False")
-    if loader.drop_last and loader.batch_size and len(sampler) % loader.batch_size:
-        raise ValueError("loader drops its last samples; use drop_last=False")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from sklearn.base import clone
 from torch import Tensor, nn
 
 from .accumulator import HistogramAccumulator
+from .distributed import add_up
 from .histogram import SimilarityHistogram
 from .mixture import BetaMixture
 from .posterior import Posterior
@@ -97,8 +97,7 @@ class SampleWeigher(nn.Module):
 
     def refit(self) -> None:
         """Fit a mixture to what each network has shown since the last call, then forget that."""
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(self.seen.counts)
+        add_up(self.seen.counts)
         self.fitted_counts.copy_(self.seen.counts)
         self.seen.reset()
         self._fit()

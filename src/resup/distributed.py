@@ -1,0 +1,52 @@
+"""The little that resup needs of torch.distributed; with one process nothing happens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def is_distributed() -> bool:
+    """Whether there are several processes."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def rank() -> int:
+    """Place of this process among all."""
+    return dist.get_rank() if is_distributed() else 0
+
+
+def add_up(values: Tensor) -> None:
+    """Replace `values` by their sum over all processes."""
+    if is_distributed():
+        dist.all_reduce(values)
+
+
+def everyones(value: Any) -> list[Any]:
+    """Collect the value of each process, in the order of the ranks."""
+    if not is_distributed():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def global_means(sums: Mapping[str, Tensor], samples: int) -> dict[str, float]:
+    """Means over all samples of all processes; the one copy to the host."""
+    device = next(iter(sums.values())).device
+    packed = torch.stack([*sums.values(), torch.tensor(float(samples), device=device)]).double()
+    add_up(packed)
+    *totals, count = packed.tolist()
+    return {key: total / count for key, total in zip(sums, totals, strict=True)}
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the module inside torch.compile and DistributedDataParallel."""
+    model = getattr(model, "_orig_mod", model)
+    if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        return unwrap(model.module)
+    return model

@@ -1,0 +1,89 @@
+"""Which of my labels are wrong: a ranked table of suspect labels."""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .fdr import q_values
+
+__all__ = ["LabelReport"]
+
+
+@dataclass(frozen=True)
+class LabelReport:
+    """One row a label, the least likely to be right first; each column an array of shape (N,).
+
+    ``CoTrainer.report`` makes it. ``vars(report)`` is a dict of columns, ready for a data frame.
+    """
+
+    index: NDArray[np.int64]
+    """Place of the sample in the loader."""
+    given: NDArray[np.int64]
+    """Given label."""
+    suggested: NDArray[np.int64]
+    """Class of highest mean probability of both networks."""
+    clean_probability: NDArray[np.float64]
+    """Probability that the given label is right: mean of the two networks'."""
+    clean_probability_a: NDArray[np.float64]
+    """The same as network A sees it."""
+    clean_probability_b: NDArray[np.float64]
+    """The same as network B sees it."""
+    agree: NDArray[np.bool_]
+    """Whether both networks predict the same class."""
+    q_value: NDArray[np.float64]
+    """Expected share of right labels among the labels up to this row (`resup.q_values`)."""
+
+    @classmethod
+    def ranked(
+        cls, given: Any, suggested: Any, agree: Any, clean_a: Any, clean_b: Any
+    ) -> LabelReport:
+        """Make the table from columns in loader order, each (N,)."""
+        a, b = np.asarray(clean_a, np.float64), np.asarray(clean_b, np.float64)
+        clean = (a + b) / 2
+        order = np.argsort(clean, kind="stable")
+        return cls(
+            index=order,
+            given=np.asarray(given, np.int64)[order],
+            suggested=np.asarray(suggested, np.int64)[order],
+            clean_probability=clean[order],
+            clean_probability_a=a[order],
+            clean_probability_b=b[order],
+            agree=np.asarray(agree, np.bool_)[order],
+            q_value=q_values(clean)[order],
+        )
+
+    def suspects(self, false_discovery_rate: float) -> NDArray[np.int64]:
+        """List the suspect labels, of which at most this share is expected to be right."""
+        listed: NDArray[np.int64] = self.index[self.q_value <= false_discovery_rate]
+        return listed
+
+    @property
+    def noise_rate(self) -> float:
+        """Expected share of wrong labels."""
+        return float(1 - self.clean_probability.mean())
+
+    def noise_rate_by_class(self, least: int = 20) -> dict[int, float]:
+        """Estimate the share of wrong labels in each given class of at least `least` labels."""
+        classes, counts = np.unique(self.given, return_counts=True)
+        return {
+            int(c): float(1 - self.clean_probability[self.given == c].mean())
+            for c, n in zip(classes, counts, strict=True)
+            if n >= least
+        }
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write the table as CSV with a header."""
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow([field.name for field in fields(self)])
+            writer.writerows(zip(*(column.tolist() for column in vars(self).values()), strict=True))
+
+    def to_npz(self, path: str | os.PathLike[str]) -> None:
+        """Write the columns as a compressed NumPy archive."""
+        np.savez_compressed(path, **vars(self))

@@ -1,0 +1,130 @@
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoint_worker import EPOCHS, make, outcome
+
+from resup.checkpoint import load_checkpoint, save_checkpoint
+
+WORKER = str(Path(__file__).with_name("checkpoint_worker.py"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    trainer, loader = make()
+    return outcome(trainer.fit(loader, EPOCHS))
+
+
+def test_resuming_is_exact(tmp_path, undisturbed):
+    path = tmp_path / "run" / "checkpoint.pt"
+    for stop in (1, 2, 5, EPOCHS):
+        trainer, loader = make()
+        trainer.fit(loader, stop, checkpoint=path, resume=path)
+    assert outcome(trainer) == undisturbed
+    assert [p.name for p in path.parent.iterdir()] == ["checkpoint.pt"]
+
+
+def run_until(out, checkpoint, steps, with_signal):
+    """Start the worker and send it a signal after so many steps; returns its exit code."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, WORKER, str(checkpoint), str(out)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    with process, process.stdout:
+        for _ in range(steps):
+            if not process.stdout.readline():
+                break
+        else:
+            process.send_signal(with_signal)
+    return process.returncode
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL")
+def test_killed_again_and_again(tmp_path, undisturbed):
+    out, checkpoint = tmp_path / "out.pt", tmp_path / "checkpoint.pt"
+    chance = random.Random(0)
+    kills = 0
+    while not out.exists():
+        kills += run_until(out, checkpoint, chance.randint(16, 40), signal.SIGKILL) != 0
+        assert kills < 20
+    assert kills >= 2
+    assert torch.load(out, weights_only=True) == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGTERM")
+def test_told_to_stop_in_the_middle_of_an_epoch(tmp_path, undisturbed):
+    out, checkpoint = tmp_path / "out.pt", tmp_path / "checkpoint.pt"
+    assert run_until(out, checkpoint, 20, signal.SIGTERM) == 128 + signal.SIGTERM
+    state = load_checkpoint(checkpoint)
+    assert state["epoch"] == 1
+    assert state["epoch_so_far"]["steps"] > 0
+    assert run_until(out, checkpoint, 10_000, signal.SIGTERM) == 0
+    assert torch.load(out, weights_only=True) == undisturbed
+
+
+def test_nothing_to_resume_from(tmp_path):
+    trainer, loader = make()
+    with pytest.raises(FileNotFoundError):
+        trainer.fit(loader, 1, resume=tmp_path / "none.pt")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+def test_a_truncated_file(tmp_path, share):
+    path = tmp_path / "checkpoint.pt"
+    trainer, loader = make()
+    trainer.fit(loader, 1, checkpoint=path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(
+        ValueError, match=r"checkpoint\.pt is damaged or not a checkpoint of CoTrainer"
+    ):
+        trainer.fit(loader, 2, resume=path)
+
+
+def test_foreign_files(tmp_path):
+    trainer, loader = make()
+    torch.save({"model": torch.zeros(3)}, tmp_path / "foreign.pt")
+    with pytest.raises(ValueError, match=r"foreign\.pt is not a checkpoint of CoTrainer"):
+        trainer.fit(loader, 1, resume=tmp_path / "foreign.pt")
+    (tmp_path / "text.pt").write_text("hello")
+    with pytest.raises(ValueError, match=r"text\.pt is damaged or not a checkpoint"):
+        trainer.fit(loader, 1, resume=tmp_path / "text.pt")
+    torch.save(Path("code"), tmp_path / "code.pt")
+    with pytest.raises(ValueError, match=r"code\.pt is damaged or not a checkpoint"):
+        trainer.fit(loader, 1, resume=tmp_path / "code.pt")
+
+
+@pytest.mark.parametrize("version", [0, 99])
+def test_another_format_version(tmp_path, version):
+    trainer, loader = make()
+    save_checkpoint(trainer.state_dict() | {"format_version": version}, tmp_path / "other.pt")
+    with pytest.raises(
+        ValueError, match=f"format_version {version}, this version of resup reads 1"
+    ):
+        trainer.fit(loader, 1, resume=tmp_path / "other.pt")
+
+
+def test_a_failed_write_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.pt"
+    trainer, loader = make()
+    trainer.fit(loader, 1, checkpoint=path)
+    good = path.read_bytes()
+
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="no space left"):
+        trainer.fit(loader, 2, checkpoint=path)
+    assert path.read_bytes() == good
+    assert os.listdir(tmp_path) == ["checkpoint.pt"]

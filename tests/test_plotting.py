@@ -1,0 +1,52 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from resup import BetaMixture, SimilarityHistogram
+from resup.plotting import plot_history, plot_mixture, plot_suspects, plot_weights
+
+
+@pytest.fixture(autouse=True)
+def _figures():
+    plt.switch_backend("Agg")
+    yield
+    plt.close("all")
+
+
+def test_mixture(rng):
+    s = np.concatenate([rng.beta(1, 6, 300), rng.beta(6, 1, 700)])
+    mixture = BetaMixture().fit(s)
+    ax = plot_mixture(mixture, s)
+    assert ax is plt.gcf().axes[0]
+    heights = sum(patch.get_height() for patch in ax.patches)
+    assert heights == pytest.approx(1)
+    other = plt.figure().add_subplot()
+    assert plot_mixture(mixture, SimilarityHistogram().update(s), ax=other) is other
+
+
+def test_weights(rng):
+    w = rng.random(100)
+    assert sum(p.get_height() for p in plot_weights(w).patches) == 100
+    ax = plot_weights(w, w > 0.5, ax=plt.figure().add_subplot())
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["wrong labels", "right labels"]
+
+
+def test_history():
+    history = [
+        {"epoch": 1},
+        {"epoch": 2, "val_accuracy_a": 0.5},
+        {"epoch": 3, "val_accuracy_a": 0.6},
+    ]
+    ax = plot_history({"one": history, "two": history})
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), [2, 3])
+    np.testing.assert_array_equal(ax.lines[1].get_ydata(), [0.5, 0.6])
+
+
+@pytest.mark.parametrize("shape", [(20, 8, 8), (20, 8, 8, 3)])
+def test_suspects(rng, shape):
+    weights = rng.random(20)
+    labels = np.arange(20)
+    axes = plot_suspects(rng.random(shape), labels, weights, true=labels % 19, count=6)
+    assert axes.shape == (6,)
+    first = np.argmin(weights)
+    assert axes[0].get_title().startswith(f"given {first}, is {first % 19}")

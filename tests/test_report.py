@@ -1,0 +1,164 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from resup import CoTrainer, LabelReport, q_values
+from resup.callbacks import Callback, JSONLinesLogger, TensorBoardLogger
+
+
+@pytest.fixture(scope="module")
+def run():
+    """A trainer fitted to labels of which 30 % are wrong, an ordered loader, and which are right."""
+    torch.manual_seed(0)
+    x = torch.randn(600, 6)
+    true = x[:, :3].argmax(1)
+    right = torch.rand(600) > 0.3
+    given = torch.where(right, true, (true + 1) % 3)
+    nets = nn.Linear(6, 3), nn.Linear(6, 3)
+    optimizer = torch.optim.Adam([p for n in nets for p in n.parameters()], 3e-2)
+    data = TensorDataset(x, given)
+    trainer = CoTrainer(nets, optimizer, progress=False)
+    trainer.fit(DataLoader(data, 30, shuffle=True), 5)
+    return trainer, DataLoader(data, 64), right.numpy(), true.numpy()
+
+
+def test_q_values_are_running_means_of_the_sorted_probabilities():
+    p = np.random.default_rng(0).random(50)
+    order = np.argsort(p)
+    expected = [p[order[: k + 1]].mean() for k in range(50)]
+    np.testing.assert_allclose(q_values(p)[order], expected)
+    np.testing.assert_allclose(q_values(torch.tensor(p)), q_values(p))
+
+
+def test_ties_share_a_q_value_and_order_does_not_matter():
+    np.testing.assert_allclose(q_values([0.4, 0.0, 0.4, 1.0]), [0.8 / 3, 0, 0.8 / 3, 1.8 / 4])
+    assert q_values([]).shape == (0,)
+
+
+def test_calibrated_probabilities_keep_the_stated_rate(rng):
+    p = rng.beta(0.5, 0.5, 100_000)
+    right = rng.random(100_000) < p
+    q = q_values(p)
+    for stated in (0.01, 0.05, 0.2, 0.4):
+        assert right[q <= stated].mean() == pytest.approx(stated, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([0.5, np.nan], "clean_probability must not contain NaN"),
+        ([2.0], r"clean_probability must lie"),
+    ],
+)
+def test_bad_probabilities(values, message):
+    with pytest.raises(ValueError, match=message):
+        q_values(values)
+
+
+def test_the_most_suspicious_labels_come_first(run):
+    trainer, loader, right, true = run
+    report = trainer.report(loader)
+    assert (np.diff(report.clean_probability) >= 0).all()
+    assert sorted(report.index) == list(range(600))
+    np.testing.assert_allclose(
+        report.clean_probability, trainer.clean_probability(loader).numpy()[report.index], rtol=1e-6
+    )
+    np.testing.assert_array_equal(report.given, loader.dataset.tensors[1].numpy()[report.index])
+    assert right[report.index[:100]].mean() < 0.1
+    assert (report.suggested == true[report.index])[:100].mean() > 0.9
+    assert report.agree.mean() > 0.9
+    assert report.noise_rate == pytest.approx(0.3, abs=0.15)
+    assert set(report.noise_rate_by_class()) == {0, 1, 2}
+    assert report.noise_rate_by_class(least=1000) == {}
+
+
+def test_suspects_are_a_head_of_the_list(run):
+    report = run[0].report(run[1])
+    few, many = report.suspects(0.05), report.suspects(0.2)
+    np.testing.assert_array_equal(few, report.index[: len(few)])
+    assert 0 < len(few) < len(many) < 600
+
+
+def test_tables_in_files(run, tmp_path):
+    report = run[0].report(run[1])
+    report.to_csv(tmp_path / "report.csv")
+    report.to_npz(tmp_path / "report.npz")
+    with open(tmp_path / "report.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == list(vars(report))
+    assert [int(row["index"]) for row in rows] == report.index.tolist()
+    with np.load(tmp_path / "report.npz") as archive:
+        for name, column in vars(report).items():
+            np.testing.assert_array_equal(archive[name], column)
+
+
+def test_report_refuses_what_clean_probability_refuses(run):
+    with pytest.raises(ValueError, match="loader shuffles"):
+        run[0].report(DataLoader(run[1].dataset, 64, shuffle=True))
+    with pytest.raises(ValueError, match="gave no batch"):
+        run[0].report([])
+
+
+def test_report_from_columns():
+    report = LabelReport.ranked([2, 1], [0, 1], [True, False], [0.1, 0.9], [0.3, 0.7])
+    assert report.index.tolist() == [0, 1]
+    np.testing.assert_allclose(report.q_value, [0.2, 0.5])
+
+
+class Counter(Callback):
+    def __init__(self):
+        self.calls = []
+
+    def on_fit_start(self, trainer):
+        self.calls.append("start")
+
+    def on_step_end(self, trainer, values):
+        self.calls.append("step")
+        assert values["loss"].ndim == 0
+
+    def on_epoch_end(self, trainer, record):
+        self.calls.append(f"epoch {record['epoch']}")
+        assert record is trainer.history[-1]
+
+    def on_fit_end(self, trainer):
+        self.calls.append("end")
+
+
+def short_run(callbacks, x=None):
+    x = torch.randn(40, 4) if x is None else x
+    nets = nn.Linear(4, 2), nn.Linear(4, 2)
+    optimizer = torch.optim.SGD([p for n in nets for p in n.parameters()], 0.1)
+    trainer = CoTrainer(nets, optimizer, callbacks=callbacks, progress=False)
+    return trainer.fit(DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), 20), 2)
+
+
+def test_callbacks_are_told_in_order():
+    counter = Counter()
+    short_run([counter])
+    assert counter.calls == ["start", "step", "step", "epoch 1", "step", "step", "epoch 2", "end"]
+
+
+def test_callbacks_are_told_of_the_end_after_an_error():
+    counter = Counter()
+    with pytest.raises(FloatingPointError):
+        short_run([counter], torch.full((40, 4), torch.nan))
+    assert counter.calls == ["start", "end"]
+
+
+def test_json_lines(tmp_path):
+    path = tmp_path / "logs" / "run.jsonl"
+    trainer = short_run([JSONLinesLogger(path)])
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert all(line.pop("seconds") >= 0 for line in lines)
+    assert lines == trainer.history
+
+
+def test_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard")
+    short_run([TensorBoardLogger(tmp_path)])
+    assert list(tmp_path.glob("events.*"))
