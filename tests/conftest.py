@@ -7,6 +7,9 @@ from hypothesis import settings
 settings.register_profile("resup", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("resup")
 
+# The tensors of the tests are small, and exact comparisons across processes need one thread in each.
+torch.set_num_threads(1)
+
 
 def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():

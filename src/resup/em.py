@@ -12,6 +12,7 @@ __all__ = ["Mixture", "fit_mixture"]
 
 Array = NDArray[np.float64]
 
+PRIOR_CLIP = 1e-3  # of the pseudo-data, so that one at log x = -14 does not shape a component
 TRUST = 1 / 3  # the prior takes a label as right with this probability, whatever its similarity
 FLOOR, LEAST_FLOOR = 0.03, 1e-4  # uniform pseudo-data: a share of the prior, and of the data
 
@@ -70,7 +71,8 @@ def fit_mixture(
     guess = self_labels(x, start if isinstance(start, int) else len(start.weights))
     pseudo, floor = prior * w * guess, max(FLOOR * prior, LEAST_FLOOR)
     n_prior = pseudo.sum(1) + floor
-    prior_sums = np.stack([pseudo @ log_x, pseudo @ log_1mx]) - floor  # E log u = -1
+    held = np.maximum(np.stack([log_x, log_1mx]), np.log(PRIOR_CLIP))
+    prior_sums = (pseudo @ held.T).T - floor  # E log u = -1
 
     def shapes(r: Array, before: Array) -> Array:
         if m_step == "moments":
