@@ -7,7 +7,7 @@ from hypothesis import settings
 settings.register_profile("resup", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("resup")
 
-# The tensors of the tests are small, and exact comparisons across processes need one thread in each.
+# The tensors are small, and exact comparisons across processes need one thread in each.
 torch.set_num_threads(1)
 
 

@@ -15,6 +15,7 @@ ORDER = [
     "histogram",
     "accumulator",
     "em",
+    "_base",
     "mixture",
     "posterior",
     "losses",

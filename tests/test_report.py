@@ -13,7 +13,7 @@ from resup.callbacks import Callback, JSONLinesLogger, TensorBoardLogger
 
 @pytest.fixture(scope="module")
 def run():
-    """A trainer fitted to labels of which 30 % are wrong, an ordered loader, and which are right."""
+    """Train on labels of which 30 % are wrong; also which are right, and the true ones."""
     torch.manual_seed(0)
     x = torch.randn(600, 6)
     true = x[:, :3].argmax(1)

@@ -2,73 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.special import betaln, expit, logsumexp
-from sklearn.base import BaseEstimator, DensityMixin
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_array, check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from numpy.typing import NDArray
 from typing_extensions import Self
 
-from .em import Array, Mixture, fit_mixture
-from .histogram import (
-    CENTRES,
-    N_BINS,
-    SMALLEST,
-    SimilarityHistogram,
-    as_similarities,
-    as_weights,
-    check_range,
-    to_numpy,
-)
+from ._base import SimilarityMixture, warn, weighted_values
+from .em import Mixture, fit_mixture
+from .histogram import SMALLEST
 
-__all__ = ["BetaMixture", "LogOdds"]
+__all__ = ["BetaMixture"]
 
 
-@dataclass(frozen=True)
-class LogOdds:
-    """Log-odds that a label is right, a·log S + b·log(1 - S) + c, constant outside [low, high]."""
-
-    a: float
-    b: float
-    c: float
-    low: float = SMALLEST
-    high: float = 1 - SMALLEST
-
-    def __call__(self, s: ArrayLike) -> Array:
-        """Evaluate at similarities in [0, 1]."""
-        inside = np.clip(np.asarray(s, np.float64), self.low, self.high)
-        odds: Array = self.a * np.log(inside) + self.b * np.log1p(-inside) + self.c
-        return odds
-
-    def rising(self) -> LogOdds:
-        """Cut to the range where it rises, so that it is flat before and after."""
-        low, high = self.low, self.high
-        if self.a < 0 < self.b:  # falls everywhere: only the odds of a typical sample are left
-            low = high = 0.5
-        elif self.a < 0:
-            low = float(np.clip(self.a / (self.a + self.b), low, high))
-        elif self.b > 0:
-            high = float(np.clip(self.a / (self.a + self.b), low, high))
-        return LogOdds(self.a, self.b, self.c, low, high)
-
-    def log_bounds(self) -> tuple[float, float, float, float]:
-        """Bounds of log S, then of log(1 - S)."""
-        ends = np.array([self.low, self.high])
-        return (*np.log(ends).tolist(), *np.log1p(-ends[::-1]).tolist())
-
-
-ALWAYS_RIGHT = LogOdds(0.0, 0.0, 40.0)  # expit(40) is 1 in float32 and in float64
-
-
-class BetaMixture(DensityMixin, BaseEstimator):
+class BetaMixture(SimilarityMixture):
     r"""Mixture of Beta distributions on [0, 1], fitted by EM (Eq. 3 and 4).
 
     .. math:: f(s) = \sum_k \pi_k \, \mathrm{Beta}(s; \alpha_k, \beta_k)
@@ -147,10 +96,6 @@ class BetaMixture(DensityMixin, BaseEstimator):
     array([0, 1])
     """
 
-    weights_: Array
-    alphas_: Array
-    betas_: Array
-
     def __init__(
         self,
         n_components: int = 2,
@@ -212,7 +157,7 @@ class BetaMixture(DensityMixin, BaseEstimator):
             If the fit is degenerate, or EM did not converge in `max_iter` iterations.
         """
         self._check_parameters()
-        x, w = _weighted_values(self._column(X, reset=True), sample_weight)
+        x, w = weighted_values(self._column(X, reset=True), sample_weight)
         inside = np.clip(x, self.clip, 1 - self.clip)
         start: Mixture | int = self.n_components
         if self.warm_start and len(getattr(self, "weights_", ())) == self.n_components:
@@ -229,158 +174,34 @@ class BetaMixture(DensityMixin, BaseEstimator):
             max_iter=self.max_iter,
             tol=self.tol,
         )
-        self.weights_, self.alphas_, self.betas_ = fitted.weights, fitted.alphas, fitted.betas
-        self.means_ = fitted.means
         self.lower_bounds_ = list(fitted.lower_bounds)
         self.lower_bound_ = self.lower_bounds_[-1]
         self.n_iter_ = len(self.lower_bounds_) - 1
         self.converged_ = fitted.converged
-        apart = np.abs(np.diff(np.log([self.alphas_, self.betas_]), axis=1)).max(0)
+        apart = np.abs(np.diff(np.log([fitted.alphas, fitted.betas]), axis=1)).max(0)
         self.degenerate_ = bool(
             len(np.unique(inside)) < self.n_components
-            or self.weights_[-1] < 1e-4
+            or fitted.weights[-1] < 1e-4
             or (apart < 1e-3).any()
         )
-        self.log_odds_ = self._log_odds()
+        self._take(fitted)
         if self.degenerate_:
-            _warn(f"the data do not support {self.n_components} components; every posterior is 1")
+            warn(f"the data do not support {self.n_components} components; every posterior is 1")
         elif self.tol and self.max_iter and not self.converged_:
-            _warn(f"EM did not converge in {self.max_iter} iterations; raise max_iter or tol")
+            warn(f"EM did not converge in {self.max_iter} iterations; raise max_iter or tol")
         return self
-
-    def _log_odds(self) -> LogOdds | None:
-        if self.degenerate_ or self.n_components == 1:
-            return ALWAYS_RIGHT
-        if self.n_components > 2:
-            return None
-        a, b = np.diff(self.alphas_)[0], np.diff(self.betas_)[0]
-        log_norm = np.log(np.maximum(self.weights_, 1e-300)) - betaln(self.alphas_, self.betas_)
-        c = np.diff(log_norm)[0]
-        return LogOdds(float(a), float(b), float(c), self.clip, 1 - self.clip).rising()
-
-    # ------------------------------------------------------------------ using
-
-    def predict_proba(self, X: Any) -> Array:
-        """Posterior of each component (Eq. 5).
-
-        Parameters
-        ----------
-        X : array-like or Tensor of shape (N,) or (N, 1)
-            Similarities in [0, 1].
-
-        Returns
-        -------
-        ndarray of shape (N, n_components)
-            Rows sum to 1. The **last** column, the component of highest mean, is the probability
-            that a label is right; it never falls as the similarity grows.
-        """
-        x = self._samples(X)
-        if self.log_odds_ is not None:
-            odds = self.log_odds_(x)
-            proba = np.zeros((len(x), self.n_components))
-            proba[:, 0], proba[:, -1] = expit(-odds), expit(odds)  # the last wins if it is alone
-            return proba
-        posterior = self._posterior(x)
-        last = np.interp(x, CENTRES, np.maximum.accumulate(self._posterior(CENTRES)[:, -1]))
-        others = posterior[:, :-1] + 1e-300
-        others *= ((1 - last) / others.sum(1))[:, None]
-        return np.column_stack([others, last])
-
-    def predict(self, X: Any) -> NDArray[np.intp]:
-        """Component of highest posterior for each sample, (N,)."""
-        labels: NDArray[np.intp] = self.predict_proba(X).argmax(1)
-        return labels
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> NDArray[np.intp]:
         """Fit, then predict the same samples."""
         return self.fit(X, y, sample_weight).predict(X)
 
-    def score_samples(self, X: Any) -> Array:
-        """Log-density of each sample under the fitted mixture, (N,)."""
-        density: Array = logsumexp(self._log_joint(self._samples(X)), axis=0)
-        return density
-
-    def score(self, X: Any, y: Any = None) -> float:
-        """Mean log-density of the samples."""
-        return float(self.score_samples(X).mean())
-
-    def bic(self, X: Any) -> float:
-        """Bayesian information criterion on X; the lower the better."""
-        densities = self.score_samples(X)
-        n_parameters = 3 * self.n_components - 1
-        return float(-2 * densities.sum() + n_parameters * np.log(len(densities)))
-
-    def aic(self, X: Any) -> float:
-        """Akaike information criterion on X; the lower the better."""
-        return float(-2 * self.score_samples(X).sum() + 2 * (3 * self.n_components - 1))
-
-    def sample(self, n_samples: int = 1) -> tuple[Array, NDArray[np.intp]]:
-        """Draw samples from the fitted mixture.
-
-        Returns
-        -------
-        X : ndarray of shape (n_samples, 1)
-            Similarities, grouped by component.
-        y : ndarray of shape (n_samples,)
-            Component of each.
-        """
-        check_is_fitted(self)
-        if n_samples < 1:
-            raise ValueError(f"n_samples must be at least 1, got {n_samples}")
-        rng = check_random_state(self.random_state)
-        counts = rng.multinomial(n_samples, self.weights_)
-        y = np.repeat(np.arange(self.n_components), counts)
-        return rng.beta(self.alphas_[y], self.betas_[y])[:, None], y
-
-    # ------------------------------------------------------------------ helpers
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.one_d_array = True
-        tags.input_tags.positive_only = True
-        return tags
-
-    def _log_joint(self, x: Array) -> Array:
-        mixture = Mixture(self.weights_, self.alphas_, self.betas_)
-        return mixture.log_joint(np.clip(x, self.clip, 1 - self.clip))
-
-    def _posterior(self, x: Array) -> Array:
-        joint = self._log_joint(x)
-        posterior: Array = np.exp(joint - logsumexp(joint, axis=0)).T
-        return posterior
-
-    def _column(self, X: Any, reset: bool) -> Any:
-        """X as scikit-learn wants to have seen it: names and number of features are checked."""
-        summary = isinstance(X, SimilarityHistogram)
-        if hasattr(X, "detach") or not (summary or hasattr(X, "shape")):
-            X = to_numpy(X)
-        # The histogram and this module check range and number of samples for every input.
-        later = {"ensure_all_finite": False, "ensure_min_samples": 0, "allow_nd": True}
-        if not summary and len(X.shape) == 2:
-            return validate_data(self, X, reset=reset, **later)
-        if reset:
-            validate_data(self, np.zeros((1, 1)), skip_check_array=True)  # one column, no names
-        return X if summary else check_array(X, ensure_2d=False, **later)
-
-    def _samples(self, X: Any) -> Array:
-        check_is_fitted(self)
-        x = as_similarities(self._column(X, reset=False)).astype(np.float64)
-        check_range(x)
-        return x
-
     def _check_parameters(self) -> None:
-        for name, kind, low in (
+        self._check_numbers(
             ("n_components", Integral, 1),
             ("max_iter", Integral, 0),
             ("prior", Real, 0),
             ("tol", Real, 0),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, kind) or not low <= float(value) < np.inf:
-                number = "an integer" if kind is Integral else "a finite number"
-                raise ValueError(f"{name} must be {number} of at least {low}, got {value!r}")
-        if not isinstance(self.clip, Real) or not 1e-15 <= self.clip < 0.5:
-            raise ValueError(f"clip must lie in [1e-15, 0.5), got {self.clip!r}")
+        )
         if self.m_step not in ("ml", "moments"):
             raise ValueError(f"m_step must be 'ml' or 'moments', got {self.m_step!r}")
         if self.init is not None:
@@ -392,30 +213,3 @@ class BetaMixture(DensityMixin, BaseEstimator):
                 )
             if not all(0 < value < np.inf for value in np.ravel(self.init)):
                 raise ValueError(f"init must be positive and finite, got {self.init!r}")
-
-
-def _weighted_values(X: Any, sample_weight: Any) -> tuple[Array, Array]:
-    """Distinct places and their weights: the samples themselves, or the bins of their summary."""
-    if isinstance(X, SimilarityHistogram):
-        if sample_weight is not None:
-            raise ValueError(
-                "sample_weight must be None for a SimilarityHistogram, which has its own"
-            )
-        x, w = CENTRES, X.counts
-    else:
-        s = as_similarities(X)
-        if not len(s):
-            raise ValueError("similarities must hold at least one sample, got 0 sample(s)")
-        if len(s) > N_BINS:
-            x, w = CENTRES, SimilarityHistogram().update(s, sample_weight).counts
-        else:
-            check_range(s)
-            x = s.astype(np.float64)
-            w = np.ones(len(s)) if sample_weight is None else as_weights(sample_weight, len(s))
-    if not w.sum() > 0:
-        raise ValueError("similarities must have a sample of positive weight, got a sum of zero")
-    return x[w > 0], w[w > 0]
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, ConvergenceWarning, stacklevel=3)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from .mixture import ALWAYS_RIGHT, LogOdds
+from ._base import ALWAYS_RIGHT, LogOdds
 
 __all__ = ["Posterior"]
 

@@ -1,0 +1,235 @@
+"""What the mixtures share: how similarities come in, and what a fitted mixture says of them."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import betaln, expit, logsumexp
+from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from .em import Array, Mixture
+from .histogram import (
+    CENTRES,
+    N_BINS,
+    SMALLEST,
+    SimilarityHistogram,
+    as_similarities,
+    as_weights,
+    check_range,
+    to_numpy,
+)
+
+
+@dataclass(frozen=True)
+class LogOdds:
+    """Log-odds that a label is right, a·log S + b·log(1 - S) + c, constant outside [low, high]."""
+
+    a: float
+    b: float
+    c: float
+    low: float = SMALLEST
+    high: float = 1 - SMALLEST
+
+    def __call__(self, s: ArrayLike) -> Array:
+        """Evaluate at similarities in [0, 1]."""
+        inside = np.clip(np.asarray(s, np.float64), self.low, self.high)
+        odds: Array = self.a * np.log(inside) + self.b * np.log1p(-inside) + self.c
+        return odds
+
+    def rising(self) -> LogOdds:
+        """Cut to the range where it rises, so that it is flat before and after."""
+        low, high = self.low, self.high
+        if self.a < 0 < self.b:  # falls everywhere: only the odds of a typical sample are left
+            low = high = 0.5
+        elif self.a < 0:
+            low = float(np.clip(self.a / (self.a + self.b), low, high))
+        elif self.b > 0:
+            high = float(np.clip(self.a / (self.a + self.b), low, high))
+        return LogOdds(self.a, self.b, self.c, low, high)
+
+    def log_bounds(self) -> tuple[float, float, float, float]:
+        """Bounds of log S, then of log(1 - S)."""
+        ends = np.array([self.low, self.high])
+        return (*np.log(ends).tolist(), *np.log1p(-ends[::-1]).tolist())
+
+
+ALWAYS_RIGHT = LogOdds(0.0, 0.0, 40.0)  # expit(40) is 1 in float32 and in float64
+
+
+class SimilarityMixture(DensityMixin, BaseEstimator):
+    """A fitted mixture of Betas; `fit` is left to the estimators."""
+
+    n_components: int
+    clip: float
+    random_state: Any
+    weights_: Array
+    alphas_: Array
+    betas_: Array
+    degenerate_: bool
+    log_odds_: LogOdds | None
+
+    def predict_proba(self, X: Any) -> Array:
+        """Posterior of each component (Eq. 5).
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (N,) or (N, 1)
+            Similarities in [0, 1].
+
+        Returns
+        -------
+        ndarray of shape (N, n_components)
+            Rows sum to 1. The **last** column, the component of highest mean, is the probability
+            that a label is right; it never falls as the similarity grows.
+        """
+        x = self._samples(X)
+        if self.log_odds_ is not None:
+            odds = self.log_odds_(x)
+            proba = np.zeros((len(x), self.n_components))
+            proba[:, 0], proba[:, -1] = expit(-odds), expit(odds)  # the last wins if it is alone
+            return proba
+        posterior = self._posterior(x)
+        last = np.interp(x, CENTRES, np.maximum.accumulate(self._posterior(CENTRES)[:, -1]))
+        others = posterior[:, :-1] + 1e-300
+        others *= ((1 - last) / others.sum(1))[:, None]
+        return np.column_stack([others, last])
+
+    def predict(self, X: Any) -> NDArray[np.intp]:
+        """Component of highest posterior for each sample, (N,)."""
+        labels: NDArray[np.intp] = self.predict_proba(X).argmax(1)
+        return labels
+
+    def score_samples(self, X: Any) -> Array:
+        """Log-density of each sample under the fitted mixture, (N,)."""
+        density: Array = logsumexp(self._log_joint(self._samples(X)), axis=0)
+        return density
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Mean log-density of the samples."""
+        return float(self.score_samples(X).mean())
+
+    def bic(self, X: Any) -> float:
+        """Bayesian information criterion on X; the lower the better."""
+        densities = self.score_samples(X)
+        n_parameters = 3 * self.n_components - 1
+        return float(-2 * densities.sum() + n_parameters * np.log(len(densities)))
+
+    def aic(self, X: Any) -> float:
+        """Akaike information criterion on X; the lower the better."""
+        return float(-2 * self.score_samples(X).sum() + 2 * (3 * self.n_components - 1))
+
+    def sample(self, n_samples: int = 1) -> tuple[Array, NDArray[np.intp]]:
+        """Draw samples from the fitted mixture.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, 1)
+            Similarities, grouped by component.
+        y : ndarray of shape (n_samples,)
+            Component of each.
+        """
+        check_is_fitted(self)
+        if n_samples < 1:
+            raise ValueError(f"n_samples must be at least 1, got {n_samples}")
+        rng = check_random_state(self.random_state)
+        counts = rng.multinomial(n_samples, self.weights_)
+        y = np.repeat(np.arange(self.n_components), counts)
+        return rng.beta(self.alphas_[y], self.betas_[y])[:, None], y
+
+    # ------------------------------------------------------------------ for the estimators
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.one_d_array = True
+        tags.input_tags.positive_only = True
+        return tags
+
+    def _log_joint(self, x: Array) -> Array:
+        mixture = Mixture(self.weights_, self.alphas_, self.betas_)
+        return mixture.log_joint(np.clip(x, self.clip, 1 - self.clip))
+
+    def _posterior(self, x: Array) -> Array:
+        joint = self._log_joint(x)
+        posterior: Array = np.exp(joint - logsumexp(joint, axis=0)).T
+        return posterior
+
+    def _column(self, X: Any, reset: bool) -> Any:
+        """X as scikit-learn wants to have seen it: names and number of features are checked."""
+        summary = isinstance(X, SimilarityHistogram)
+        if hasattr(X, "detach") or not (summary or hasattr(X, "shape")):
+            X = to_numpy(X)
+        # The histogram and this module check range and number of samples for every input.
+        later = {"ensure_all_finite": False, "ensure_min_samples": 0, "allow_nd": True}
+        if not summary and len(X.shape) == 2:
+            return validate_data(self, X, reset=reset, **later)
+        if reset:
+            validate_data(self, np.zeros((1, 1)), skip_check_array=True)  # one column, no names
+        return X if summary else check_array(X, ensure_2d=False, **later)
+
+    def _samples(self, X: Any) -> Array:
+        check_is_fitted(self)
+        x = as_similarities(self._column(X, reset=False)).astype(np.float64)
+        check_range(x)
+        return x
+
+    def _take(self, mixture: Mixture) -> None:
+        """Become this mixture; `degenerate_` is known already."""
+        self.weights_, self.alphas_, self.betas_ = mixture.weights, mixture.alphas, mixture.betas
+        self.means_ = mixture.means
+        self.log_odds_ = self._log_odds()
+
+    def _log_odds(self) -> LogOdds | None:
+        if self.degenerate_ or self.n_components == 1:
+            return ALWAYS_RIGHT
+        if self.n_components > 2:
+            return None
+        a, b = np.diff(self.alphas_)[0], np.diff(self.betas_)[0]
+        log_norm = np.log(np.maximum(self.weights_, 1e-300)) - betaln(self.alphas_, self.betas_)
+        c = np.diff(log_norm)[0]
+        return LogOdds(float(a), float(b), float(c), self.clip, 1 - self.clip).rising()
+
+    def _check_numbers(self, *rules: tuple[str, type, float]) -> None:
+        """Raise unless each named parameter is a finite number of its kind and not too low."""
+        for name, kind, low in rules:
+            value: Any = getattr(self, name)
+            if not isinstance(value, kind) or not low <= float(value) < np.inf:
+                number = "an integer" if kind is Integral else "a finite number"
+                raise ValueError(f"{name} must be {number} of at least {low}, got {value!r}")
+        if not isinstance(self.clip, Real) or not 1e-15 <= self.clip < 0.5:
+            raise ValueError(f"clip must lie in [1e-15, 0.5), got {self.clip!r}")
+
+
+def weighted_values(X: Any, sample_weight: Any) -> tuple[Array, Array]:
+    """Distinct places and their weights: the samples themselves, or the bins of their summary."""
+    if isinstance(X, SimilarityHistogram):
+        if sample_weight is not None:
+            raise ValueError(
+                "sample_weight must be None for a SimilarityHistogram, which has its own"
+            )
+        x, w = CENTRES, X.counts
+    else:
+        s = as_similarities(X)
+        if not len(s):
+            raise ValueError("similarities must hold at least one sample, got 0 sample(s)")
+        if len(s) > N_BINS:
+            x, w = CENTRES, SimilarityHistogram().update(s, sample_weight).counts
+        else:
+            check_range(s)
+            x = s.astype(np.float64)
+            w = np.ones(len(s)) if sample_weight is None else as_weights(sample_weight, len(s))
+    if not w.sum() > 0:
+        raise ValueError("similarities must have a sample of positive weight, got a sum of zero")
+    return x[w > 0], w[w > 0]
+
+
+def warn(message: str) -> None:
+    """Warn the caller of `fit`."""
+    warnings.warn(message, ConvergenceWarning, stacklevel=3)
