@@ -17,6 +17,7 @@ ORDER = [
     "em",
     "_base",
     "mixture",
+    "decoy",
     "posterior",
     "losses",
     "fdr",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .accumulator import HistogramAccumulator
+    from .decoy import DecoyMixture
     from .fdr import q_values
     from .histogram import SimilarityHistogram
     from .losses import ConsistencyLoss, CrossWeightedLoss
@@ -26,6 +27,7 @@ _HOME = {
     "CoTrainer": "trainer",
     "ConsistencyLoss": "losses",
     "CrossWeightedLoss": "losses",
+    "DecoyMixture": "decoy",
     "HistogramAccumulator": "accumulator",
     "Posterior": "posterior",
     "SampleWeigher": "weigher",
@@ -41,6 +43,7 @@ __all__ = [
     "CoTrainer",
     "ConsistencyLoss",
     "CrossWeightedLoss",
+    "DecoyMixture",
     "HistogramAccumulator",
     "LabelReport",
     "Posterior",

@@ -180,14 +180,14 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
         check_range(x)
         return x
 
-    def _take(self, mixture: Mixture) -> None:
-        """Become this mixture; `degenerate_` is known already."""
+    def _take(self, mixture: Mixture, unsupported: bool) -> None:
+        """Become this mixture; where the data do not support it every posterior is 1."""
         self.weights_, self.alphas_, self.betas_ = mixture.weights, mixture.alphas, mixture.betas
         self.means_ = mixture.means
-        self.log_odds_ = self._log_odds()
+        self.log_odds_ = ALWAYS_RIGHT if unsupported else self._log_odds()
 
     def _log_odds(self) -> LogOdds | None:
-        if self.degenerate_ or self.n_components == 1:
+        if self.n_components == 1:
             return ALWAYS_RIGHT
         if self.n_components > 2:
             return None
@@ -196,7 +196,7 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
         c = np.diff(log_norm)[0]
         return LogOdds(float(a), float(b), float(c), self.clip, 1 - self.clip).rising()
 
-    def _check_numbers(self, *rules: tuple[str, type, float]) -> None:
+    def _check_numbers(self, *rules: tuple[str, Any, float]) -> None:
         """Raise unless each named parameter is a finite number of its kind and not too low."""
         for name, kind, low in rules:
             value: Any = getattr(self, name)
@@ -207,7 +207,7 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
             raise ValueError(f"clip must lie in [1e-15, 0.5), got {self.clip!r}")
 
 
-def weighted_values(X: Any, sample_weight: Any) -> tuple[Array, Array]:
+def weighted_values(X: Any, sample_weight: Any, name: str = "similarities") -> tuple[Array, Array]:
     """Distinct places and their weights: the samples themselves, or the bins of their summary."""
     if isinstance(X, SimilarityHistogram):
         if sample_weight is not None:
@@ -216,17 +216,17 @@ def weighted_values(X: Any, sample_weight: Any) -> tuple[Array, Array]:
             )
         x, w = CENTRES, X.counts
     else:
-        s = as_similarities(X)
+        s = as_similarities(X, name)
         if not len(s):
-            raise ValueError("similarities must hold at least one sample, got 0 sample(s)")
+            raise ValueError(f"{name} must hold at least one sample, got 0 sample(s)")
         if len(s) > N_BINS:
             x, w = CENTRES, SimilarityHistogram().update(s, sample_weight).counts
         else:
-            check_range(s)
+            check_range(s, name)
             x = s.astype(np.float64)
             w = np.ones(len(s)) if sample_weight is None else as_weights(sample_weight, len(s))
     if not w.sum() > 0:
-        raise ValueError("similarities must have a sample of positive weight, got a sum of zero")
+        raise ValueError(f"{name} must have a sample of positive weight, got a sum of zero")
     return x[w > 0], w[w > 0]
 
 

@@ -1,4 +1,4 @@
-"""The similarity histogram on a torch device, filled inside a training step."""
+"""What the mixtures are fitted to, gathered on a torch device inside a training step."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from .histogram import FIRST, N_BINS, SHIFT, SMALLEST, SimilarityHistogram
+from .similarity import log_label_similarity
 
-__all__ = ["HistogramAccumulator"]
+__all__ = ["DecoyAccumulator", "HistogramAccumulator"]
 
 
 def device_bin_index(log_s: Tensor, log_1ms: Tensor) -> Tensor:
@@ -84,3 +85,78 @@ class HistogramAccumulator(nn.Module):
     def histogram(self, group: int = 0) -> SimilarityHistogram:
         """Copy one histogram to the host (this waits for the device)."""
         return SimilarityHistogram(self.counts[group].cpu().numpy())
+
+
+CONFIDENCE_BINS = 76
+_LOWEST, _PER_UNIT = -5.0, 4.0  # of the logit of the highest probability
+
+
+class DecoyAccumulator(nn.Module):
+    """Gathers on the device what `DecoyMixture` needs beside the similarities of an epoch.
+
+    Each call takes one decoy a sample, its similarity to the label `shift` classes further on; the
+    shift goes round from call to call, so that over an epoch decoys are uniform over the other
+    labels and no random number is drawn.
+
+    Parameters
+    ----------
+    groups : int, default=1
+        How many networks are kept side by side.
+
+    Attributes
+    ----------
+    histograms : HistogramAccumulator
+        Of the decoys.
+    contradictions : Tensor of shape (groups, C, 76, 2), int32
+        Samples by predicted class, by bin of the highest probability, and by whether the label
+        contradicts the prediction; for :func:`resup.decoy.contradiction_rate`. C is 0 before the
+        first call.
+    """
+
+    shift: Tensor
+    contradictions: Tensor
+
+    def __init__(self, groups: int = 1) -> None:
+        super().__init__()
+        self.groups = groups
+        self.histograms = HistogramAccumulator(groups)
+        self.register_buffer("shift", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("contradictions", self._no_contradictions(0))
+
+    def _no_contradictions(self, n_classes: int) -> Tensor:
+        shape = (self.groups, n_classes, CONFIDENCE_BINS, 2)
+        return torch.zeros(shape, dtype=torch.int32, device=self.shift.device)
+
+    @torch.no_grad()
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """Add a batch.
+
+        Parameters
+        ----------
+        logits : Tensor of shape (groups, N, C)
+            Class scores of each network.
+        targets : Tensor of shape (N,)
+            Given labels.
+        """
+        groups, n, c = logits.shape
+        if self.contradictions.shape[1] != c:
+            self.contradictions = self._no_contradictions(c)
+        decoys = (targets.long() + 1 + self.shift % (c - 1)) % c
+        self.shift += 1
+        flat = logits.reshape(-1, c)
+        log_s, log_1ms = log_label_similarity(flat, decoys.repeat(groups))
+        self.histograms.update(log_s.view(groups, n), log_1ms.view(groups, n))
+
+        top, predicted = flat.float().log_softmax(1).max(1)
+        log_rest = torch.log(-torch.expm1(top.clamp(max=-1e-7)))
+        confidence = (top - log_rest - _LOWEST) * _PER_UNIT
+        confidence = confidence.nan_to_num(0).clamp(0, CONFIDENCE_BINS - 1).long()
+        wrong = (predicted != targets.repeat(groups)).long()
+        index = ((predicted * CONFIDENCE_BINS + confidence) * 2 + wrong).view(groups, n)
+        counts = self.contradictions.view(groups, -1)
+        counts.scatter_add_(1, index, torch.ones_like(index, dtype=counts.dtype))
+
+    def reset(self) -> None:
+        """Forget all samples; the shift goes on."""
+        self.histograms.reset()
+        self.contradictions.zero_()

@@ -184,7 +184,7 @@ class BetaMixture(SimilarityMixture):
             or fitted.weights[-1] < 1e-4
             or (apart < 1e-3).any()
         )
-        self._take(fitted)
+        self._take(fitted, self.degenerate_)
         if self.degenerate_:
             warn(f"the data do not support {self.n_components} components; every posterior is 1")
         elif self.tol and self.max_iter and not self.converged_:

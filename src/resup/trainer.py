@@ -563,7 +563,7 @@ class CoTrainer:
         if (self.epoch + 1 - self.warmup_epochs) % self.refit_every or (
             self.epoch + 1 < self.warmup_epochs
         ):
-            self.weigher.seen.reset()
+            self.weigher.reset()
             return
         if self.similarities == "pass":
             with torch.no_grad():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
-from .accumulator import HistogramAccumulator
+from .accumulator import DecoyAccumulator, HistogramAccumulator
+from .decoy import DecoyMixture, contradiction_rate
 from .distributed import add_up
 from .histogram import SimilarityHistogram
 from .mixture import BetaMixture
@@ -28,8 +31,10 @@ class SampleWeigher(nn.Module):
 
     Parameters
     ----------
-    mixture : estimator, default=BetaMixture()
-        Cloned and fitted for each network.
+    mixture : BetaMixture or DecoyMixture, default=BetaMixture()
+        Cloned and fitted for each network. For a `DecoyMixture` the step gathers decoys and how
+        often the surest predictions contradict their labels; the rate that two epochs in a row
+        have shown is remembered, since wrong labels are no fewer once they are memorised.
     networks : int, default=2
         How many networks are weighed.
 
@@ -40,6 +45,11 @@ class SampleWeigher(nn.Module):
         from the state dict.
     noise_rates_ : list of float
         Mean posterior of a wrong label, one a network.
+
+    Warns
+    -----
+    UserWarning
+        If the data of an epoch do not support a mixture, so that a network weighs every sample 1.
 
     Examples
     --------
@@ -56,13 +66,20 @@ class SampleWeigher(nn.Module):
     """
 
     fitted_counts: Tensor
+    fitted_decoys: Tensor
+    rates: Tensor
 
     def __init__(self, mixture: Any = None, networks: int = 2) -> None:
         super().__init__()
         self.mixture = BetaMixture() if mixture is None else mixture
-        self.seen = HistogramAccumulator(networks)
         self.posterior = Posterior(networks)
+        self.seen = HistogramAccumulator(networks)
         self.register_buffer("fitted_counts", torch.zeros_like(self.seen.counts))
+        self.decoys = DecoyAccumulator(networks) if isinstance(self.mixture, DecoyMixture) else None
+        if self.decoys is not None:
+            self.register_buffer("fitted_decoys", torch.zeros_like(self.fitted_counts))
+            # of each network: hit rate, rate seen last, rate seen twice in a row
+            self.register_buffer("rates", torch.full((networks, 3), torch.nan, dtype=torch.float64))
         self.mixtures_: list[Any] = []
         self.noise_rates_: list[float] = []
         self.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
@@ -92,6 +109,8 @@ class SampleWeigher(nn.Module):
         log_s, log_1ms = (v.view(networks, n) for v in logs)
         if record:
             self.seen.update(log_s, log_1ms)
+            if self.decoys is not None:
+                self.decoys.update(logits, targets)
         weights: Tensor = self.posterior(log_s, log_1ms)
         return weights
 
@@ -99,17 +118,62 @@ class SampleWeigher(nn.Module):
         """Fit a mixture to what each network has shown since the last call, then forget that."""
         add_up(self.seen.counts)
         self.fitted_counts.copy_(self.seen.counts)
-        self.seen.reset()
+        if self.decoys is not None:
+            add_up(self.decoys.histograms.counts)
+            add_up(self.decoys.contradictions)
+            self.fitted_decoys.copy_(self.decoys.histograms.counts)
+            self._remember_rates(self.decoys.contradictions)
+        self.reset()
         self._fit()
+
+    def reset(self) -> None:
+        """Forget what was shown since the last `refit`."""
+        self.seen.reset()
+        if self.decoys is not None:
+            self.decoys.reset()
+
+    def _remember_rates(self, contradictions: Tensor) -> None:
+        n_classes = contradictions.shape[1]
+        for network, counts in enumerate(contradictions.cpu().numpy()):
+            _, last, held = self.rates[network].tolist()
+            rate = contradiction_rate(counts) if n_classes else 0.0
+            twice = min(rate, last)  # NaN where there is no last one
+            held = max(held, twice) if held == held else twice
+            hits = 1 / (n_classes - 1) if n_classes else 0.0
+            self.rates[network] = torch.tensor([hits, rate, held if last == last else torch.nan])
 
     def _fit(self) -> None:
         self.mixtures_, self.noise_rates_ = [], []
-        for group, counts in enumerate(self.fitted_counts.cpu().numpy()):
+        for network, counts in enumerate(self.fitted_counts.cpu().numpy()):
             histogram = SimilarityHistogram(counts)
             if not histogram.total:
                 continue
-            mixture = clone(self.mixture).fit(histogram)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                mixture = self._fitted(network, histogram)
             clean = mixture.predict_proba(histogram.centres)[:, -1]
             self.mixtures_.append(mixture)
             self.noise_rates_.append(1 - float(counts @ clean) / histogram.total)
-            self.posterior.load(mixture, group)
+            self.posterior.load(mixture, network)
+            if mixture.degenerate_ and clean.min() == 1:
+                warnings.warn(
+                    f"the mixture of network {network} is degenerate; it weighs every sample 1 "
+                    "until the next fit",
+                    stacklevel=3,
+                )
+
+    def _fitted(self, network: int, histogram: SimilarityHistogram) -> Any:
+        mixture = clone(self.mixture)
+        if self.decoys is None:
+            return mixture.fit(histogram)
+        hits, last, held = self.rates[network].tolist()
+        decoys = SimilarityHistogram(self.fitted_decoys[network].cpu().numpy())
+        return mixture.fit(
+            histogram, decoys, hit_rate=hits, seen_rate=held if held == held else last
+        )
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        if self.decoys is not None:  # the number of classes is known only from the first batch on
+            n_classes = state_dict[f"{prefix}decoys.contradictions"].shape[1]
+            self.decoys.contradictions = self.decoys._no_contradictions(n_classes)
+        super()._load_from_state_dict(state_dict, prefix, *args)

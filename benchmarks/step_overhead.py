@@ -1,0 +1,345 @@
+"""Time an epoch of `CoTrainer` against the plain two-network cross-entropy loop.
+
+    python benchmarks/step_overhead.py [--device cpu] [--steps 4] [--turns 7] [--out FILE.json]
+
+Both train equal networks on the same batches, held in memory, with one Adam for both networks. They
+take turns, each turn gives one ratio, and the median of the ratios counts, so that a busy machine
+slows both alike. Beside it stand the ratio of the fastest epoch of each, which other programs have
+disturbed least, and on the CPU the median ratio of processor times. `CoTrainer` is past its
+warm-up, so its epoch holds everything: similarities, histograms, weights, both losses, and the fit
+of two mixtures at its end.
+
+As the networks take nearly all of the time, a noisy machine hides what is added. So the parts that
+`CoTrainer` adds are timed alone too, and their sum is set beside a step of the plain loop: the
+"ratio from parts", for an epoch of 390 steps.
+
+Last, the loss of one batch of 96 faces alone, against the loop over samples of published programs.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mixture_speed import provenance
+from torch import Tensor, nn
+
+from resup import BetaMixture, ConsistencyLoss, CoTrainer, CrossWeightedLoss, SampleWeigher
+
+GOALS = {"cpu": 1.03, "cuda": 1.05}
+EPOCH_STEPS = 390  # of CIFAR-10 with a batch of 128
+
+Batches = list[tuple[Tensor, Tensor]]
+
+
+# ---------------------------------------------------------------------------- networks
+
+
+def cnn7(classes: int = 10) -> nn.Module:
+    """Seven-layer CNN of JoCoR and of the paper's Table 5."""
+
+    def conv(inputs: int, outputs: int) -> list[nn.Module]:
+        return [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
+
+    return nn.Sequential(
+        *(*conv(3, 64), *conv(64, 64), nn.MaxPool2d(2)),
+        *(*conv(64, 128), *conv(128, 128), nn.MaxPool2d(2)),
+        *(*conv(128, 196), *conv(196, 16), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(16 * 4 * 4, classes)),
+    )
+
+
+class Residual(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.shortcut = nn.Sequential()
+        if stride != 1 or inputs != outputs:
+            self.shortcut.append(nn.Conv2d(inputs, outputs, 1, stride, bias=False))
+            self.shortcut.append(nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.body(x) + self.shortcut(x))
+
+
+def resnet18(classes: int = 10) -> nn.Module:
+    """ResNet-18 with the 3×3 stem for images of 32×32."""
+    blocks, width = [], 64
+    for outputs, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        blocks += [Residual(width, outputs, stride), Residual(outputs, outputs, 1)]
+        width = outputs
+    stem = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes)
+    return nn.Sequential(*stem, *blocks, *head)
+
+
+NETWORKS = {"cnn7": cnn7, "resnet18": resnet18}
+
+
+# ---------------------------------------------------------------------------- an epoch
+
+
+def plain_epoch(
+    models: tuple[nn.Module, nn.Module], optimizer: torch.optim.Optimizer, batches: Batches
+) -> float:
+    """Run what anyone would write to train two networks, the mean loss included."""
+    for model in models:
+        model.train()
+    total = torch.zeros((), device=batches[0][1].device)
+    for inputs, targets in batches:
+        optimizer.zero_grad(set_to_none=True)
+        loss = sum(F.cross_entropy(model(inputs), targets) for model in models)
+        loss.backward()
+        optimizer.step()
+        total += loss.detach()
+    return total.item() / len(batches)
+
+
+def clock(run: Callable[[], object], device: torch.device) -> tuple[float, float]:
+    """Wall and processor seconds of one run."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    wall, cpu = time.perf_counter(), time.process_time()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def compare_epochs(network: str, args: argparse.Namespace) -> dict[str, object]:
+    device = torch.device(args.device)
+    torch.manual_seed(0)
+    batches: Batches = [
+        (
+            torch.randn(args.batch, 3, 32, 32, device=device),
+            torch.randint(10, (args.batch,), device=device),
+        )
+        for _ in range(args.steps)
+    ]
+    torch.set_flush_denormal(True)  # else speed depends on how far each has learned its batches
+
+    def adam(models: tuple[nn.Module, nn.Module]) -> torch.optim.Optimizer:
+        parameters = [p for model in models for p in model.parameters()]
+        return torch.optim.Adam(parameters, lr=1e-3)
+
+    # Where the parameters lie in memory is worth a per cent: the contenders change places.
+    seconds: dict[str, list[tuple[float, float]]] = {"plain": [], "CoTrainer": []}
+    for swapped in (False, True):
+        nets = (NETWORKS[network]().to(device), NETWORKS[network]().to(device))
+        plain_nets = deepcopy(nets)
+        if swapped:
+            nets, plain_nets = plain_nets, nets
+        trainer = CoTrainer(nets, adam(nets), progress=False)
+        plain = partial(plain_epoch, plain_nets, adam(plain_nets), batches)
+        trainer.fit(batches, 2)  # the warm-up epoch, and one of each that is not timed
+        plain()
+        for turn in range(args.turns):
+            for name in ("plain", "CoTrainer") if turn % 2 == 0 else ("CoTrainer", "plain"):
+                run = plain if name == "plain" else partial(trainer.fit, batches, trainer.epoch + 1)
+                seconds[name].append(clock(run, device))
+    taken = {name: np.array(pairs) for name, pairs in seconds.items()}
+    ratios = taken["CoTrainer"] / taken["plain"]
+    plain_step = float(np.median(taken["plain"][:, 0])) / args.steps
+    parts = added_parts(trainer, plain_nets, batches[0], device)
+    added = sum(parts["a step"].values()) + sum(parts["an epoch"].values()) / EPOCH_STEPS
+    return {
+        "network": network,
+        "device": args.device,
+        "steps": args.steps,
+        "turns": args.turns,
+        "epoch_seconds": {name: np.round(pairs, 3).tolist() for name, pairs in taken.items()},
+        "plain_step_seconds": plain_step,
+        "ratio_wall": float(np.median(ratios[:, 0])),
+        "ratio_wall_quartiles": np.quantile(ratios[:, 0], [0.25, 0.75]).tolist(),
+        "ratio_cpu": float(np.median(ratios[:, 1])) if device.type == "cpu" else None,
+        "ratio_fastest": float(np.divide(*(taken[n][:, 0].min() for n in ("CoTrainer", "plain")))),
+        "ratio_from_parts": 1 + added / plain_step,
+        "added_seconds": parts,
+        "goal": GOALS.get(device.type),
+    }
+
+
+def added_parts(
+    trainer: CoTrainer,
+    models: tuple[nn.Module, nn.Module],
+    batch: tuple[Tensor, Tensor],
+    device: torch.device,
+) -> dict[str, dict[str, float]]:
+    """Seconds of each thing that CoTrainer does and the plain loop does not, taken alone."""
+    inputs, targets = batch
+    with torch.no_grad():
+        logits = [model(inputs).float() for model in models]
+    a, b = (z.clone().requires_grad_() for z in logits)
+    weigher = deepcopy(trainer.weigher)
+    w_a, w_b = weigher(torch.stack(logits), targets)
+    values = {name: a.detach().sum() for name in ("loss", "ce", "con", "w_a", "w_b")}
+
+    def bookkeeping() -> None:
+        """Sums over the epoch, as in `train_epoch`, and on the CPU the look at the loss."""
+        for value in values.values():
+            0 + value * len(targets)
+        bad = torch.where(values["loss"].isfinite(), torch.inf, 1.0)
+        torch.minimum(bad, bad)
+        if device.type == "cpu":
+            bad.item()
+            values["loss"].item()
+
+    def plain() -> None:
+        (F.cross_entropy(a, targets) + F.cross_entropy(b, targets)).backward()
+
+    runs = {
+        "similarity, histogram, weights": lambda: weigher(torch.stack(logits), targets),
+        "weighted cross-entropy": lambda: CrossWeightedLoss()(a, b, targets, w_a, w_b).backward(),
+        "consistency": lambda: (5.0 * ConsistencyLoss()(a, b)).backward(),
+        "sums and checks": bookkeeping,
+        "plain cross-entropy": plain,
+    }
+    taken = alone(runs, 50, device)
+    taken["weighted cross-entropy"] -= taken.pop("plain cross-entropy")  # only what is more
+
+    # The fit sees an epoch of random logits: a real one has as many bins to fit.
+    torch.manual_seed(0)
+    spread = 4 * torch.randn(2, 20_000, 10, device=device)
+    labels = spread.argmax(-1)[0].where(
+        torch.rand(20_000, device=device) < 0.6, torch.randint(10, (20_000,), device=device)
+    )
+    weigher(spread, labels)
+    weigher.refit()
+    refit = alone({"fit of two mixtures": weigher._fit}, 5, device)
+    return {"a step": taken, "an epoch": refit}
+
+
+def alone(
+    runs: dict[str, Callable[[], object]], turns: int, device: torch.device
+) -> dict[str, float]:
+    """Median wall seconds of each; they take turns of five runs, the first not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(turns):
+        for name, run in runs.items():
+            seconds[name] += [clock(run, device)[0] for _ in range(5)][1:]
+    return {name: median(values) for name, values in seconds.items()}
+
+
+# ---------------------------------------------------------------------------- the loss alone
+
+
+def per_sample_loss(
+    logits: list[Tensor], targets: Tensor, tables: list[np.ndarray], consistency: float
+) -> Tensor:
+    """Eq. 6 as published programs compute it: sample by sample, the weight looked up on the host.
+
+    `tables` hold the posterior in 100 bins, a network; to fit them is not counted.
+    """
+    weights: list[list[float]] = [[], []]
+    for network in range(2):
+        for i in range(len(targets)):
+            p = torch.softmax(logits[network][i].detach(), 0)
+            one_hot = F.one_hot(targets[i], len(p)).float()
+            similarity = F.cosine_similarity(p, one_hot, dim=0).cpu().item()
+            bin_ = min(int(similarity * 100), 99)
+            weights[network].append(min(max(float(tables[network][bin_]), 1e-4), 1 - 1e-4))
+    losses = []
+    for i in range(len(targets)):
+        target = targets[i : i + 1]
+        losses.append(
+            weights[1][i] * F.cross_entropy(logits[0][i : i + 1], target)
+            + weights[0][i] * F.cross_entropy(logits[1][i : i + 1], target)
+        )
+    p, q = (torch.softmax(z, 1) for z in logits)
+    return torch.stack(losses).mean() + consistency * F.mse_loss(p, q)
+
+
+def compare_loss(turns: int, device: torch.device) -> dict[str, float]:
+    """Milliseconds of the loss of 96 samples of 7 classes, and the largest difference found."""
+    torch.manual_seed(0)
+    targets = torch.randint(7, (96,), device=device)
+    logits = [(3 * torch.randn(96, 7, device=device)).requires_grad_() for _ in range(2)]
+    weigher = SampleWeigher(BetaMixture()).to(device)
+    for _ in range(30):
+        labels = torch.randint(7, (96,), device=device)
+        weigher(3 * torch.randn(2, 96, 7, device=device), labels)
+    weigher.refit()
+    places = (np.arange(100) + 0.5) / 100
+    tables = [mixture.predict_proba(places)[:, -1] for mixture in weigher.mixtures_]
+    cross_weighted, consistency = CrossWeightedLoss(), ConsistencyLoss()
+
+    def vectorised() -> Tensor:
+        w_a, w_b = weigher(torch.stack(logits).detach(), targets)
+        return cross_weighted(*logits, targets, w_a, w_b) + 5.0 * consistency(*logits)
+
+    def loop() -> Tensor:
+        return per_sample_loss(logits, targets, tables, 5.0)
+
+    runs = {
+        "vectorised": vectorised,
+        "per-sample loop": loop,
+        "vectorised, with backward": lambda: vectorised().backward(),
+        "per-sample loop, with backward": lambda: loop().backward(),
+    }
+    found = {name: 1e3 * seconds for name, seconds in alone(runs, turns, device).items()}
+    found["relative difference of the loss"] = abs(1 - loop().item() / vectorised().item())
+    return found
+
+
+# ---------------------------------------------------------------------------- output
+
+
+def show(result: dict) -> None:
+    low, high = result["ratio_wall_quartiles"]
+    print(
+        f"\n{result['network']} on {result['device']}: "
+        f"a plain step takes {1e3 * result['plain_step_seconds']:.1f} ms"
+    )
+    print(f"  CoTrainer / plain, wall time   {result['ratio_wall']:.4f} ({low:.4f} to {high:.4f})")
+    print(f"  CoTrainer / plain, fastest     {result['ratio_fastest']:.4f}")
+    if result["ratio_cpu"]:
+        print(f"  CoTrainer / plain, CPU time    {result['ratio_cpu']:.4f}")
+    print(f"  from the parts below           {result['ratio_from_parts']:.4f}", end="")
+    print(f"   (goal {result['goal']})" if result["goal"] else "")
+    for per, parts in result["added_seconds"].items():
+        for name, seconds in parts.items():
+            print(f"    {name:<32} {1e3 * seconds:8.3f} ms {per}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--device", default="cpu", help="default: %(default)s")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--batch", type=int, default=128, help="default: %(default)s")
+    parser.add_argument("--steps", type=int, default=4, help="to an epoch (default: %(default)s)")
+    parser.add_argument("--turns", type=int, default=4, help="twice (default: %(default)s)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON")
+    args = parser.parse_args()
+    origin = provenance()
+
+    loss = compare_loss(15, torch.device(args.device))
+    print("Loss of one batch of 96 samples, 7 classes (ms, forward unless said)")
+    for name, value in loss.items():
+        print(f"  {name:<34} {value:9.3g}")
+    epochs = []
+    for network in args.networks:
+        epochs.append(compare_epochs(network, args))
+        show(epochs[-1])
+    if args.out:
+        hardware = {"threads": torch.get_num_threads()}
+        if args.device.startswith("cuda"):
+            hardware["gpu"] = torch.cuda.get_device_name()
+        result = {**origin, "torch": hardware, "loss_milliseconds": loss, "epochs": epochs}
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
