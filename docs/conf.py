@@ -35,7 +35,9 @@ numpydoc_show_class_members = False  # the class template lists a class's own me
 html_theme = "pydata_sphinx_theme"
 html_title = "resup"
 html_show_sourcelink = False
-html_sidebars = {page: [] for page in ("index", "quickstart", "paper_to_code", "changelog")}
+html_sidebars = {
+    page: [] for page in ("index", "quickstart", "mixtures", "paper_to_code", "changelog")
+}
 html_theme_options = {
     "github_url": "https://github.com/resup/resup",
     "navigation_with_keys": False,

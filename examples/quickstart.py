@@ -19,10 +19,11 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from resup import BetaMixture, CoTrainer, SimilarityHistogram, noise
+from resup import CoTrainer, DecoyMixture, SimilarityHistogram, noise
 from resup.plotting import plot_history, plot_mixture, plot_suspects
 
-CLASSES, TEST_SAMPLES, BATCH, LEARNING_RATE, EARLY = 10, 500, 64, 3e-3, 2
+CLASSES, TEST_SAMPLES, EARLY = 10, 500, 2
+BATCH, LEARNING_RATE, CONSISTENCY = 64, 3e-3, 50.0  # chosen on seeds 10 to 14
 LOOKALIKES = {1: 7, 7: 1, 3: 8, 8: 3, 4: 9, 9: 4, 5: 6, 6: 5}
 
 
@@ -62,8 +63,8 @@ def train(digits: Digits, epochs: int, seed: int, plain: bool) -> tuple[CoTraine
     trainer = CoTrainer(
         networks,
         optimizer,
-        mixture=BetaMixture(prior=0.1),
-        consistency_weight=50.0,
+        mixture=DecoyMixture(),
+        consistency_weight=CONSISTENCY,
         warmup_epochs=epochs if plain else 1,
     )
     loader = DataLoader(digits.train, BATCH, shuffle=True)

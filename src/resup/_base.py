@@ -207,24 +207,30 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
             raise ValueError(f"clip must lie in [1e-15, 0.5), got {self.clip!r}")
 
 
-def weighted_values(X: Any, sample_weight: Any, name: str = "similarities") -> tuple[Array, Array]:
+def weighted_values(
+    X: Any,
+    weight: Any,
+    name: str = "similarities",
+    weight_name: str = "sample_weight",
+) -> tuple[Array, Array]:
     """Distinct places and their weights: the samples themselves, or the bins of their summary."""
     if isinstance(X, SimilarityHistogram):
-        if sample_weight is not None:
+        if weight is not None:
             raise ValueError(
-                "sample_weight must be None for a SimilarityHistogram, which has its own"
+                f"{weight_name} must be None for a SimilarityHistogram, which has its own"
             )
         x, w = CENTRES, X.counts
     else:
         s = as_similarities(X, name)
         if not len(s):
             raise ValueError(f"{name} must hold at least one sample, got 0 sample(s)")
+        if weight is not None:
+            weight = as_weights(weight, len(s), weight_name)
         if len(s) > N_BINS:
-            x, w = CENTRES, SimilarityHistogram().update(s, sample_weight).counts
+            x, w = CENTRES, SimilarityHistogram().update(s, weight).counts
         else:
             check_range(s, name)
-            x = s.astype(np.float64)
-            w = np.ones(len(s)) if sample_weight is None else as_weights(sample_weight, len(s))
+            x, w = s.astype(np.float64), np.ones(len(s)) if weight is None else weight
     if not w.sum() > 0:
         raise ValueError(f"{name} must have a sample of positive weight, got a sum of zero")
     return x[w > 0], w[w > 0]

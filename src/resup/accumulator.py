@@ -134,7 +134,7 @@ class DecoyAccumulator(nn.Module):
         Parameters
         ----------
         logits : Tensor of shape (groups, N, C)
-            Class scores of each network.
+            Class scores of each network. A sample whose scores hold NaN is left out.
         targets : Tensor of shape (N,)
             Given labels.
         """
@@ -151,10 +151,11 @@ class DecoyAccumulator(nn.Module):
         log_rest = torch.log(-torch.expm1(top.clamp(max=-1e-7)))
         confidence = (top - log_rest - _LOWEST) * _PER_UNIT
         confidence = confidence.nan_to_num(0).clamp(0, CONFIDENCE_BINS - 1).long()
+        known = ~top.isnan()
         wrong = (predicted != targets.repeat(groups)).long()
         index = ((predicted * CONFIDENCE_BINS + confidence) * 2 + wrong).view(groups, n)
         counts = self.contradictions.view(groups, -1)
-        counts.scatter_add_(1, index, torch.ones_like(index, dtype=counts.dtype))
+        counts.scatter_add_(1, index, known.view(groups, n).to(counts.dtype))
 
     def reset(self) -> None:
         """Forget all samples; the shift goes on."""

@@ -19,7 +19,7 @@ __all__ = ["DecoyMixture", "contradiction_rate", "hit_rate", "transition"]
 DECOY_WEIGHT = 0.2  # of all decoys together, a unit of weight of the samples
 PRIOR, FLOOR = 0.1, 0.003  # pseudo-observations a sample: self-labels; uniform ones a component
 SUREST, OWN_ERROR = 0.05, 0.1  # the surest share of each class; what a network may get wrong there
-TRUSTED = 0.75  # decoys must account for this share of the rate that was seen
+TRUSTED, NEGLIGIBLE = 0.75, 0.01  # decoys must account for this share of the seen rate, about
 RATE_WEIGHT = 0.3  # pseudo-observations a sample of the rate that was seen, where decoys fail
 
 
@@ -155,13 +155,11 @@ class DecoyMixture(SimilarityMixture):
             if not 0 <= rate <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {rate!r}")
         x, w = weighted_values(self._column(X, reset=True), sample_weight)
-        x_decoy, w_decoy = weighted_values(
-            self._column(decoys, reset=False), decoy_weight, "decoys"
-        )
+        x_decoy, w_decoy = weighted_values(decoys, decoy_weight, "decoys", "decoy_weight")
         samples = _Values.of(x, w, self.clip)
         others = _Values.of(x_decoy, w_decoy, self.clip).scaled(DECOY_WEIGHT)
         mixture, self.n_iter_ = _em(samples, others, hit_rate, 0.0, self.max_iter, self.tol)
-        left_out = bool(mixture.weights[0] < TRUSTED * seen_rate)
+        left_out = bool(mixture.weights[0] + NEGLIGIBLE < TRUSTED * seen_rate)
         if left_out:
             nothing = others.scaled(0.0)
             mixture, more = _em(samples, nothing, 0.0, seen_rate, self.max_iter, self.tol)

@@ -133,14 +133,15 @@ class SampleWeigher(nn.Module):
             self.decoys.reset()
 
     def _remember_rates(self, contradictions: Tensor) -> None:
-        n_classes = contradictions.shape[1]
         for network, counts in enumerate(contradictions.cpu().numpy()):
+            if not counts.any():  # an epoch that showed nothing says nothing
+                continue
             _, last, held = self.rates[network].tolist()
-            rate = contradiction_rate(counts) if n_classes else 0.0
-            twice = min(rate, last)  # NaN where there is no last one
-            held = max(held, twice) if held == held else twice
-            hits = 1 / (n_classes - 1) if n_classes else 0.0
-            self.rates[network] = torch.tensor([hits, rate, held if last == last else torch.nan])
+            rate = contradiction_rate(counts)
+            if last == last:
+                held = max(min(rate, last), held if held == held else 0.0)
+            rates = [1 / (len(counts) - 1), rate, held]
+            self.rates[network] = torch.tensor(rates, dtype=self.rates.dtype)
 
     def _fit(self) -> None:
         self.mixtures_, self.noise_rates_ = [], []
@@ -173,7 +174,8 @@ class SampleWeigher(nn.Module):
         )
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        if self.decoys is not None:  # the number of classes is known only from the first batch on
-            n_classes = state_dict[f"{prefix}decoys.contradictions"].shape[1]
-            self.decoys.contradictions = self.decoys._no_contradictions(n_classes)
+        counts = state_dict.get(f"{prefix}decoys.contradictions")
+        if self.decoys is not None and counts is not None:
+            # the number of classes is known only from the first batch on
+            self.decoys.contradictions = self.decoys._no_contradictions(counts.shape[1])
         super()._load_from_state_dict(state_dict, prefix, *args)
