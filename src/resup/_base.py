@@ -226,10 +226,10 @@ def weighted_values(
             raise ValueError(f"{name} must hold at least one sample, got 0 sample(s)")
         if weight is not None:
             weight = as_weights(weight, len(s), weight_name)
+        check_range(s, name)
         if len(s) > N_BINS:
             x, w = CENTRES, SimilarityHistogram().update(s, weight).counts
         else:
-            check_range(s, name)
             x, w = s.astype(np.float64), np.ones(len(s)) if weight is None else weight
     if not w.sum() > 0:
         raise ValueError(f"{name} must have a sample of positive weight, got a sum of zero")

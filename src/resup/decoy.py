@@ -19,7 +19,7 @@ __all__ = ["DecoyMixture", "contradiction_rate", "hit_rate", "transition"]
 DECOY_WEIGHT = 0.2  # of all decoys together, a unit of weight of the samples
 PRIOR, FLOOR = 0.1, 0.003  # pseudo-observations a sample: self-labels; uniform ones a component
 SUREST, OWN_ERROR = 0.05, 0.1  # the surest share of each class; what a network may get wrong there
-TRUSTED, NEGLIGIBLE = 0.75, 0.01  # decoys must account for this share of the seen rate, about
+TRUSTED = 0.75  # decoys must account for this share of the rate that was seen
 RATE_WEIGHT = 0.3  # pseudo-observations a sample of the rate that was seen, where decoys fail
 
 
@@ -159,7 +159,7 @@ class DecoyMixture(SimilarityMixture):
         samples = _Values.of(x, w, self.clip)
         others = _Values.of(x_decoy, w_decoy, self.clip).scaled(DECOY_WEIGHT)
         mixture, self.n_iter_ = _em(samples, others, hit_rate, 0.0, self.max_iter, self.tol)
-        left_out = bool(mixture.weights[0] + NEGLIGIBLE < TRUSTED * seen_rate)
+        left_out = bool(mixture.weights[0] < TRUSTED * seen_rate)
         if left_out:
             nothing = others.scaled(0.0)
             mixture, more = _em(samples, nothing, 0.0, seen_rate, self.max_iter, self.tol)
