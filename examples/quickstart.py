@@ -94,7 +94,7 @@ def draw(path: Path, digits: Digits, runs: dict, weights: np.ndarray) -> None:
     for ax, (epoch, mixture, seen) in zip(axes, runs["ReSup"][1], strict=False):
         plot_mixture(mixture, seen, ax=ax).set_title(f"network A after epoch {epoch}")
     plot_history({name: trainer.history for name, (trainer, _) in runs.items()}, ax=axes[2])
-    axes[2].set_title("test accuracy")
+    axes[2].set(title="test accuracy", ylabel="network A")
     bottom.suptitle("the 16 most suspicious training images", fontsize=11)
     plot_suspects(
         digits.images, digits.given, weights, true=digits.true, axes=bottom.subplots(2, 8).flat

@@ -74,3 +74,18 @@ def test_the_callers_mixture_stays_unfitted():
 def test_posterior_refuses_what_has_no_closed_form():
     with pytest.raises(ValueError, match="mixture must be a fitted BetaMixture of one or two"):
         Posterior().load(BetaMixture())
+
+
+def test_negligible_noise_leaves_training_alone_but_is_still_judged():
+    targets = torch.randint(5, (2000,))
+    logits = torch.randn(2, 2000, 5)
+    logits[:, torch.arange(2000), targets] += 8
+    wrong = targets.clone()
+    wrong[:6] = (wrong[:6] + 1) % 5
+    for negligible, kept in ((0.01, True), (0.0, False)):
+        weigher = SampleWeigher(negligible_noise=negligible)
+        weigher(logits, wrong)
+        weigher.refit()
+        assert max(weigher.noise_rates_) < 0.01
+        assert bool((weigher(logits, wrong) == 1).all()) == kept
+        assert weigher.judge(logits, wrong)[:, :6].max() < 0.5

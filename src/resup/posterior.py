@@ -84,6 +84,10 @@ class Posterior(nn.Module):
         self._write(odds, group)
         return self
 
+    def reset(self, group: int = 0) -> None:
+        """Give every label weight 1 again."""
+        self._write(ALWAYS_RIGHT, group)
+
     def forward(self, log_s: Tensor, log_1ms: Tensor) -> Tensor:
         """Weigh similarities given by their logarithms.
 

@@ -432,8 +432,7 @@ class CoTrainer:
         """
         self._check_judging(loader)
         weights = [
-            self.weigher(logits, targets, record=False).mean(0)
-            for logits, targets in self._predict(loader)
+            self.weigher.judge(logits, targets).mean(0) for logits, targets in self._predict(loader)
         ]
         if not weights:
             raise ValueError("the loader gave no batch")
@@ -461,7 +460,7 @@ class CoTrainer:
         self._check_judging(loader)
         columns: list[tuple[Tensor, ...]] = []
         for logits, targets in self._predict(loader):
-            clean_a, clean_b = self.weigher(logits, targets, record=False)
+            clean_a, clean_b = self.weigher.judge(logits, targets)
             predicted = logits.argmax(-1)
             suggested = logits.float().softmax(-1).mean(0).argmax(-1)
             columns.append((targets, suggested, predicted[0] == predicted[1], clean_a, clean_b))

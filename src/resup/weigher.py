@@ -37,6 +37,10 @@ class SampleWeigher(nn.Module):
         have shown is remembered, since wrong labels are no fewer once they are memorised.
     networks : int, default=2
         How many networks are weighed.
+    negligible_noise : float, default=0.01
+        While a network finds a lower noise rate than this, the weights it gives in training stay
+        1: what it takes for wrong then are hard samples, which training needs. `judge` is not
+        affected.
 
     Attributes
     ----------
@@ -69,10 +73,13 @@ class SampleWeigher(nn.Module):
     fitted_decoys: Tensor
     rates: Tensor
 
-    def __init__(self, mixture: Any = None, networks: int = 2) -> None:
+    def __init__(
+        self, mixture: Any = None, networks: int = 2, negligible_noise: float = 0.01
+    ) -> None:
         super().__init__()
+        self.negligible_noise = negligible_noise
         self.mixture = BetaMixture() if mixture is None else mixture
-        self.posterior = Posterior(networks)
+        self.posterior, self.weight = Posterior(networks), Posterior(networks)
         self.seen = HistogramAccumulator(networks)
         self.register_buffer("fitted_counts", torch.zeros_like(self.seen.counts))
         self.decoys = DecoyAccumulator(networks) if isinstance(self.mixture, DecoyMixture) else None
@@ -88,7 +95,7 @@ class SampleWeigher(nn.Module):
 
     @torch.no_grad()
     def forward(self, logits: Tensor, targets: Tensor, record: bool = True) -> Tensor:
-        """Weights of a batch; remembers its similarities for the next `refit`.
+        """Weights of a batch to train on; remembers its similarities for the next `refit`.
 
         Parameters
         ----------
@@ -102,17 +109,27 @@ class SampleWeigher(nn.Module):
         Returns
         -------
         Tensor of shape (networks, N), float32
-            Probability that the label is right, in [0, 1], as each network sees it.
+            In [0, 1]: the probability that the label is right as each network sees it, or 1 where
+            its noise rate is negligible.
         """
-        networks, n, c = logits.shape
-        logs = log_label_similarity(logits.reshape(-1, c), targets.repeat(networks))
-        log_s, log_1ms = (v.view(networks, n) for v in logs)
+        log_s, log_1ms = self._log_similarity(logits, targets)
         if record:
             self.seen.update(log_s, log_1ms)
             if self.decoys is not None:
                 self.decoys.update(logits, targets)
-        weights: Tensor = self.posterior(log_s, log_1ms)
+        weights: Tensor = self.weight(log_s, log_1ms)
         return weights
+
+    @torch.no_grad()
+    def judge(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Probability that each label is right, (networks, N), as each network sees it."""
+        probability: Tensor = self.posterior(*self._log_similarity(logits, targets))
+        return probability
+
+    def _log_similarity(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        networks, n, c = logits.shape
+        logs = log_label_similarity(logits.reshape(-1, c), targets.repeat(networks))
+        return logs[0].view(networks, n), logs[1].view(networks, n)
 
     def refit(self) -> None:
         """Fit a mixture to what each network has shown since the last call, then forget that."""
@@ -156,6 +173,9 @@ class SampleWeigher(nn.Module):
             self.mixtures_.append(mixture)
             self.noise_rates_.append(1 - float(counts @ clean) / histogram.total)
             self.posterior.load(mixture, network)
+            self.weight.load(mixture, network)
+            if self.noise_rates_[-1] < self.negligible_noise:
+                self.weight.reset(network)
             if mixture.degenerate_ and clean.min() == 1:
                 warnings.warn(
                     f"the mixture of network {network} is degenerate; it weighs every sample 1 "
