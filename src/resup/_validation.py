@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader, RandomSampler
 def check_logits(logits: Tensor, name: str = "logits") -> None:
     """Raise unless `logits` is a floating (N, C) tensor with C >= 2."""
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
-        kind = getattr(logits, "dtype", type(logits).__name__)
-        raise TypeError(f"{name} must be a floating-point tensor of shape (N, C), got {kind}")
+        raise TypeError(
+            f"{name} must be a floating-point tensor of shape (N, C), got {_kind(logits)}"
+        )
     if logits.ndim != 2 or logits.shape[1] < 2:
         raise ValueError(
             f"{name} must have shape (N, C) with C >= 2 classes, got {tuple(logits.shape)}"
@@ -25,14 +26,13 @@ def check_logits(logits: Tensor, name: str = "logits") -> None:
 def check_logits_targets(logits: Tensor, targets: Tensor, name: str = "logits") -> None:
     """Raise unless `targets` are class indices that belong to `logits`."""
     check_logits(logits, name)
-    kind = getattr(targets, "dtype", type(targets).__name__)
     if (
         not isinstance(targets, Tensor)
         or targets.is_floating_point()
         or targets.is_complex()
         or targets.dtype == torch.bool
     ):
-        raise TypeError(f"targets must be an integer tensor of class indices, got {kind}")
+        raise TypeError(f"targets must be an integer tensor of class indices, got {_kind(targets)}")
     n, c = logits.shape
     if targets.shape != (n,):
         raise ValueError(
@@ -52,6 +52,10 @@ def check_logits_targets(logits: Tensor, targets: Tensor, name: str = "logits") 
                 f"targets must lie in [0, {c}) for {name} of shape ({n}, {c}), "
                 f"got values from {low} to {high}"
             )
+
+
+def _kind(value: Any) -> Any:
+    return getattr(value, "dtype", type(value).__name__)
 
 
 def check_pair(logits_a: Tensor, logits_b: Tensor) -> None:
