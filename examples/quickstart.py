@@ -23,7 +23,7 @@ from resup import CoTrainer, DecoyMixture, SimilarityHistogram, noise
 from resup.plotting import plot_history, plot_mixture, plot_suspects
 
 CLASSES, TEST_SAMPLES, EARLY = 10, 500, 2
-BATCH, LEARNING_RATE, CONSISTENCY = 64, 3e-3, 50.0  # chosen on seeds 10 to 14
+BATCH, LEARNING_RATE, CONSISTENCY = 64, 3e-3, 50.0  # settled on seeds 10 to 14
 LOOKALIKES = {1: 7, 7: 1, 3: 8, 8: 3, 4: 9, 9: 4, 5: 6, 6: 5}
 
 
