@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betaln, expit, logsumexp
+from scipy.special import expit
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array, check_random_state
@@ -24,6 +24,7 @@ from .histogram import (
     as_similarities,
     as_weights,
     check_range,
+    count,
     to_numpy,
 )
 
@@ -109,7 +110,8 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
 
     def score_samples(self, X: Any) -> Array:
         """Log-density of each sample under the fitted mixture, (N,)."""
-        density: Array = logsumexp(self._log_joint(self._samples(X)), axis=0)
+        inside = np.clip(self._samples(X), self.clip, 1 - self.clip)
+        density: Array = np.logaddexp.reduce(self._mixture().log_joint(inside), 0)
         return density
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -152,14 +154,11 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
         tags.input_tags.positive_only = True
         return tags
 
-    def _log_joint(self, x: Array) -> Array:
-        mixture = Mixture(self.weights_, self.alphas_, self.betas_)
-        return mixture.log_joint(np.clip(x, self.clip, 1 - self.clip))
+    def _mixture(self) -> Mixture:
+        return Mixture(self.weights_, self.alphas_, self.betas_)
 
     def _posterior(self, x: Array) -> Array:
-        joint = self._log_joint(x)
-        posterior: Array = np.exp(joint - logsumexp(joint, axis=0)).T
-        return posterior
+        return self._mixture().responsibilities(np.clip(x, self.clip, 1 - self.clip)).T
 
     def _column(self, X: Any, reset: bool) -> Any:
         """X as scikit-learn wants to have seen it: names and number of features are checked."""
@@ -192,8 +191,7 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
         if self.n_components > 2:
             return None
         a, b = np.diff(self.alphas_)[0], np.diff(self.betas_)[0]
-        log_norm = np.log(np.maximum(self.weights_, 1e-300)) - betaln(self.alphas_, self.betas_)
-        c = np.diff(log_norm)[0]
+        c = np.diff(self._mixture().log_constants)[0]
         return LogOdds(float(a), float(b), float(c), self.clip, 1 - self.clip).rising()
 
     def _check_numbers(self, *rules: tuple[str, Any, float]) -> None:
@@ -226,10 +224,10 @@ def weighted_values(
             raise ValueError(f"{name} must hold at least one sample, got 0 sample(s)")
         if weight is not None:
             weight = as_weights(weight, len(s), weight_name)
-        check_range(s, name)
         if len(s) > N_BINS:
-            x, w = CENTRES, SimilarityHistogram().update(s, weight).counts
+            x, w = CENTRES, count(s, weight, name)
         else:
+            check_range(s, name)
             x, w = s.astype(np.float64), np.ones(len(s)) if weight is None else weight
     if not w.sum() > 0:
         raise ValueError(f"{name} must have a sample of positive weight, got a sum of zero")

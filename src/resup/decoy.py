@@ -213,18 +213,14 @@ def _em(
         weights = r @ samples.w + rate_weight * np.array([rate, 1 - rate])
         return Mixture(weights / weights.sum(), *likeliest_shapes(n, sums / n, shapes))
 
-    def e_step(mixture: Mixture, x: Array) -> Array:
-        joint = mixture.log_joint(x)
-        responsibilities: Array = np.exp(joint - np.logaddexp.reduce(joint, 0))
-        return responsibilities
-
     all_wrong = np.outer([1.0, 0.0], np.ones_like(decoys.x))
     mixture = m_step(guess, all_wrong, np.ones((2, 2)))
     for iteration in range(1, max_iter + 1):
         before, shapes = mixture, np.stack([mixture.alphas, mixture.betas])
         hits = hit_rate * before.weights[0]
-        r_decoy = e_step(Mixture(np.array([1 - hits, hits]), *shapes), decoys.x)
-        mixture = m_step(e_step(before, samples.x), r_decoy, shapes)
+        decoy_mixture = Mixture(np.array([1 - hits, hits]), *shapes)
+        r, r_decoy = before.responsibilities(samples.x), decoy_mixture.responsibilities(decoys.x)
+        mixture = m_step(r, r_decoy, shapes)
         moved = np.abs(np.log([mixture.alphas, mixture.betas]) - np.log(shapes)).max()
         if moved + np.abs(mixture.weights - before.weights).max() < tol:
             return replace(mixture, converged=True), iteration

@@ -33,13 +33,25 @@ class Mixture:
         means: Array = self.alphas / (self.alphas + self.betas)
         return means
 
+    @property
+    def log_constants(self) -> Array:
+        """What `log_joint` holds beside the powers of x and 1 - x."""
+        log_weights = np.log(np.maximum(self.weights, 1e-300))
+        constants: Array = log_weights - betaln(self.alphas, self.betas)
+        return constants
+
     def log_joint(self, x: Array) -> Array:
         """Logarithm of weight times density of each component, (K, N), for x inside (0, 1)."""
-        constant = np.log(np.maximum(self.weights, 1e-300)) - betaln(self.alphas, self.betas)
         log_x, log_1mx = np.log(x), np.log1p(-x)
         powers: Array = np.outer(self.alphas - 1, log_x) + np.outer(self.betas - 1, log_1mx)
-        joint: Array = powers + constant[:, None]
+        joint: Array = powers + self.log_constants[:, None]
         return joint
+
+    def responsibilities(self, x: Array) -> Array:
+        """Posterior of each component, (K, N), for x inside (0, 1)."""
+        joint = self.log_joint(x)
+        posterior: Array = np.exp(joint - np.logaddexp.reduce(joint, 0))
+        return posterior
 
 
 def fit_mixture(

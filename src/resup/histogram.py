@@ -45,6 +45,18 @@ def bin_index(similarities: NDArray[np.floating]) -> NDArray[np.intp]:
     return _BIN_OF_KEY[_keys(similarities)]
 
 
+def count(s: NDArray[np.floating], weights: Array | None, name: str = "similarities") -> Array:
+    """Sum the weights in each bin, (2432,); raise if a value is NaN or outside [0, 1]."""
+    counts = np.zeros(2 * _UPPER)
+    for start in range(0, len(s), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        check_range(s[part], name)
+        w = None if weights is None else weights[part]
+        counts += np.bincount(_keys(s[part]), w, len(counts))
+    binned: Array = np.bincount(_BIN_OF_KEY, counts, N_BINS)
+    return binned
+
+
 class SimilarityHistogram:
     """Counts of similarities in bins of constant relative width towards both 0 and 1.
 
@@ -117,13 +129,7 @@ class SimilarityHistogram:
         """
         s = as_similarities(similarities)
         weights = None if sample_weight is None else as_weights(sample_weight, len(s))
-        counts = np.zeros(2 * _UPPER)
-        for start in range(0, len(s), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            check_range(s[part])
-            w = None if weights is None else weights[part]
-            counts += np.bincount(_keys(s[part]), w, len(counts))
-        self.counts += np.bincount(_BIN_OF_KEY, counts, N_BINS)
+        self.counts += count(s, weights)
         return self
 
     def __add__(self, other: SimilarityHistogram) -> SimilarityHistogram:

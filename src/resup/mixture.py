@@ -170,7 +170,7 @@ class BetaMixture(SimilarityMixture):
             w,
             start,
             m_step=self.m_step,
-            prior=0.0 if self.m_step == "moments" else self.prior,
+            prior=self.prior,
             max_iter=self.max_iter,
             tol=self.tol,
         )

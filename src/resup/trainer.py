@@ -430,13 +430,8 @@ class CoTrainer:
             If the loader shuffles or drops samples, so that its order would mean nothing, or is
             empty.
         """
-        self._check_judging(loader)
-        weights = [
-            self.weigher.judge(logits, targets).mean(0) for logits, targets in self._predict(loader)
-        ]
-        if not weights:
-            raise ValueError("the loader gave no batch")
-        return torch.cat(weights).cpu()
+        *_, clean_a, clean_b = self._judged(loader)
+        return (clean_a + clean_b) / 2
 
     @torch.no_grad()
     def report(self, loader: Iterable[Any]) -> LabelReport:
@@ -457,7 +452,16 @@ class CoTrainer:
         RuntimeError, ValueError
             As `clean_probability`.
         """
-        self._check_judging(loader)
+        return LabelReport.ranked(*(column.numpy() for column in self._judged(loader)))
+
+    def _judged(self, loader: Iterable[Any]) -> list[Tensor]:
+        """Given and suggested labels, agreement, and posteriors of A and of B, each (N,)."""
+        if not self.weigher.mixtures_:
+            raise RuntimeError(
+                "judging labels needs a fitted mixture: train for more than warmup_epochs="
+                f"{self.warmup_epochs} epochs first ({self.epoch} done)"
+            )
+        check_order(loader)
         columns: list[tuple[Tensor, ...]] = []
         for logits, targets in self._predict(loader):
             clean_a, clean_b = self.weigher.judge(logits, targets)
@@ -466,7 +470,7 @@ class CoTrainer:
             columns.append((targets, suggested, predicted[0] == predicted[1], clean_a, clean_b))
         if not columns:
             raise ValueError("the loader gave no batch")
-        return LabelReport.ranked(*(torch.cat(c).cpu().numpy() for c in zip(*columns, strict=True)))
+        return [torch.cat(column).cpu() for column in zip(*columns, strict=True)]
 
     def _predict(self, loader: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
         """Logits (2, N, C) and targets of each batch, in eval mode."""
@@ -621,14 +625,6 @@ class CoTrainer:
     def _step_schedulers(self) -> None:
         for scheduler in self.schedulers:
             scheduler.step()
-
-    def _check_judging(self, loader: Iterable[Any]) -> None:
-        if not self.weigher.mixtures_:
-            raise RuntimeError(
-                "judging labels needs a fitted mixture: train for more than warmup_epochs="
-                f"{self.warmup_epochs} epochs first ({self.epoch} done)"
-            )
-        check_order(loader)
 
     def _check_finite(self, first_bad: Tensor) -> None:
         step = first_bad.item()
