@@ -53,8 +53,7 @@ def count(s: NDArray[np.floating], weights: Array | None, name: str = "similarit
         check_range(s[part], name)
         w = None if weights is None else weights[part]
         counts += np.bincount(_keys(s[part]), w, len(counts))
-    binned: Array = np.bincount(_BIN_OF_KEY, counts, N_BINS)
-    return binned
+    return np.asarray(np.bincount(_BIN_OF_KEY, counts, N_BINS), np.float64)
 
 
 class SimilarityHistogram:
