@@ -3,8 +3,8 @@ import reference
 import torch
 import torch.nn.functional as F
 
-from resup import ConsistencyLoss, CrossWeightedLoss
-from resup.losses import consistency_loss, cross_weighted_loss
+from resup import ConsistencyLoss, CrossWeightedLoss, SymmetricKLLoss
+from resup.losses import consistency_loss, cross_weighted_loss, symmetric_kl_loss
 
 
 def batch(n=6, c=5, dtype=torch.float64):
@@ -27,6 +27,27 @@ def test_equation_7(c):
 def test_equation_8(c):
     a, b, *_ = batch(c=c)
     assert ConsistencyLoss()(a, b).item() == pytest.approx(reference.consistency(*listed(a, b)))
+
+
+@pytest.mark.parametrize("c", [2, 7, 100])
+def test_symmetric_kl_is_the_sum_of_both_divergences(c):
+    a, b, *_ = batch(c=c)
+    both = [
+        F.kl_div(q.log_softmax(1), p.log_softmax(1), reduction="batchmean", log_target=True)
+        for p, q in ((a, b), (b, a))
+    ]
+    torch.testing.assert_close(SymmetricKLLoss()(a, b), sum(both))
+    torch.testing.assert_close(SymmetricKLLoss()(b, a), sum(both))
+
+
+def test_symmetric_kl_of_saturated_logits_is_finite_with_its_gradient():
+    a = torch.tensor([[200.0, 0.0], [5.0, 5.0]], requires_grad=True)
+    b = torch.tensor([[0.0, 200.0], [9.0, 9.0]], requires_grad=True)
+    loss = SymmetricKLLoss("none")(a, b)
+    assert loss.tolist() == [400, 0]
+    loss.sum().backward()
+    assert torch.isfinite(a.grad).all()
+    assert torch.isfinite(b.grad).all()
 
 
 def test_the_networks_weigh_each_other():
@@ -60,6 +81,7 @@ def test_gradients():
         lambda a, b: cross_weighted_loss(a, b, y, wa.double(), wb.double()), (a, b)
     )
     assert torch.autograd.gradcheck(consistency_loss, (a, b))
+    assert torch.autograd.gradcheck(symmetric_kl_loss, (a, b))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -71,6 +93,7 @@ def test_lower_precision_is_computed_in_float32(dtype):
             cross_weighted_loss(a.double(), b.double(), y, wa, wb),
         ),
         (consistency_loss(a, b), consistency_loss(a.double(), b.double())),
+        (symmetric_kl_loss(a, b), symmetric_kl_loss(a.double(), b.double())),
     ):
         assert got.dtype == torch.float32
         torch.testing.assert_close(got.double(), exact, rtol=1e-5, atol=1e-6)
@@ -78,14 +101,22 @@ def test_lower_precision_is_computed_in_float32(dtype):
 
 def test_autocast_changes_nothing():
     a, b, y, wa, wb = batch(dtype=torch.float32)
-    plain = cross_weighted_loss(a, b, y, wa, wb), consistency_loss(a, b)
+
+    def losses():
+        return cross_weighted_loss(a, b, y, wa, wb), consistency_loss(a, b), symmetric_kl_loss(a, b)
+
+    plain = losses()
     with torch.autocast("cpu", torch.bfloat16):
-        assert (cross_weighted_loss(a, b, y, wa, wb), consistency_loss(a, b)) == plain
+        assert losses() == plain
 
 
 def test_reductions():
     a, b, y, wa, wb = batch()
-    for loss, args in ((CrossWeightedLoss, (a, b, y, wa, wb)), (ConsistencyLoss, (a, b))):
+    for loss, args in (
+        (CrossWeightedLoss, (a, b, y, wa, wb)),
+        (ConsistencyLoss, (a, b)),
+        (SymmetricKLLoss, (a, b)),
+    ):
         each = loss("none")(*args)
         assert each.shape == (6,)
         torch.testing.assert_close(loss("sum")(*args), each.sum())
@@ -99,6 +130,7 @@ def test_an_empty_batch_is_zero_with_a_gradient():
         cross_weighted_loss(a, a, y)
         + cross_weighted_loss(a, a, y, torch.zeros(0), torch.zeros(0))
         + consistency_loss(a, a)
+        + symmetric_kl_loss(a, a)
     )
     assert loss.item() == 0
     loss.backward()
@@ -141,3 +173,5 @@ def test_unknown_reduction():
         ValueError, match="reduction must be one of 'mean', 'sum', 'none', got 'avg'"
     ):
         ConsistencyLoss("avg")
+    with pytest.raises(ValueError, match="reduction must be one of"):
+        SymmetricKLLoss("avg")

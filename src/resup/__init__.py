@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .decoy import DecoyMixture
     from .fdr import q_values
     from .histogram import SimilarityHistogram
-    from .losses import ConsistencyLoss, CrossWeightedLoss
+    from .losses import ConsistencyLoss, CrossWeightedLoss, SymmetricKLLoss
     from .mixture import BetaMixture
     from .posterior import Posterior
     from .report import LabelReport
@@ -33,6 +33,7 @@ _HOME = {
     "SampleWeigher": "weigher",
     "SimilarityHistogram": "histogram",
     "LabelReport": "report",
+    "SymmetricKLLoss": "losses",
     "cosine_label_similarity": "similarity",
     "log_label_similarity": "similarity",
     "q_values": "fdr",
@@ -49,6 +50,7 @@ __all__ = [
     "Posterior",
     "SampleWeigher",
     "SimilarityHistogram",
+    "SymmetricKLLoss",
     "cosine_label_similarity",
     "log_label_similarity",
     "q_values",

@@ -1,4 +1,4 @@
-"""The two losses of the method: cross-weighted cross-entropy (Eq. 7), consistency (Eq. 8)."""
+"""The losses: cross-weighted cross-entropy (Eq. 7), consistency (Eq. 8), JoCoR's symmetric KL."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from ._validation import check_choice, check_logits_targets, check_pair
 
-__all__ = ["ConsistencyLoss", "CrossWeightedLoss", "consistency_loss", "cross_weighted_loss"]
+__all__ = [
+    "ConsistencyLoss",
+    "CrossWeightedLoss",
+    "SymmetricKLLoss",
+    "consistency_loss",
+    "cross_weighted_loss",
+    "symmetric_kl_loss",
+]
 
 Reduction = Literal["mean", "sum", "none"]
 _REDUCTIONS = ("mean", "sum", "none")
@@ -136,6 +143,53 @@ def consistency_loss(logits_a: Tensor, logits_b: Tensor, reduction: Reduction = 
         return _reduce((p_a - p_b).square().mean(1), reduction)
 
 
+def symmetric_kl_loss(logits_a: Tensor, logits_b: Tensor, reduction: Reduction = "mean") -> Tensor:
+    r"""Symmetric Kullback-Leibler divergence of the two networks' predictions, as in JoCoR.
+
+    .. math::
+        L = \frac1N \sum_i \mathrm{KL}(p^A_i \,\Vert\, p^B_i) + \mathrm{KL}(p^B_i \,\Vert\, p^A_i),
+        \qquad p = \operatorname{softmax}(z)
+
+    Parameters
+    ----------
+    logits_a, logits_b : Tensor of shape (N, C)
+        Unnormalised class scores of network A and network B, of any floating dtype.
+    reduction : {"mean", "sum", "none"}, default="mean"
+        Over the samples; over the classes it is a sum, unlike in :func:`consistency_loss`.
+
+    Returns
+    -------
+    Tensor of shape () or (N,)
+        Not negative, without upper bound; gradients reach both networks. Device, dtype and the
+        empty batch as in :func:`cross_weighted_loss`.
+
+    Raises
+    ------
+    TypeError
+        If logits are not floating.
+    ValueError
+        If shapes or devices do not match or `reduction` is unknown.
+
+    References
+    ----------
+    Wei et al., *Combating Noisy Labels by Agreement: A Joint Training Method with
+    Co-Regularization*, CVPR 2020, arXiv 2003.02752.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from resup.losses import symmetric_kl_loss
+    >>> symmetric_kl_loss(torch.tensor([[9.0, -9.0]]), torch.tensor([[-9.0, 9.0]]))
+    tensor(36.)
+    """
+    check_choice("reduction", reduction, _REDUCTIONS)
+    check_pair(logits_a, logits_b)
+    with torch.autocast(logits_a.device.type, enabled=False):
+        log_a = _full_precision(logits_a).log_softmax(1)
+        log_b = _full_precision(logits_b).log_softmax(1)
+        return _reduce(((log_a.exp() - log_b.exp()) * (log_a - log_b)).sum(1), reduction)
+
+
 class CrossWeightedLoss(nn.Module):
     """Module form of :func:`cross_weighted_loss` (Eq. 7).
 
@@ -196,3 +250,29 @@ class ConsistencyLoss(nn.Module):
     def forward(self, logits_a: Tensor, logits_b: Tensor) -> Tensor:
         """Compute the loss; see :func:`consistency_loss`."""
         return consistency_loss(logits_a, logits_b, self.reduction)
+
+
+class SymmetricKLLoss(nn.Module):
+    """Module form of :func:`symmetric_kl_loss`: ``CoTrainer(..., consistency=SymmetricKLLoss())``.
+
+    Parameters
+    ----------
+    reduction : {"mean", "sum", "none"}, default="mean"
+        As in :func:`symmetric_kl_loss`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from resup import SymmetricKLLoss
+    >>> SymmetricKLLoss()(torch.zeros(3, 4), torch.zeros(3, 4))
+    tensor(0.)
+    """
+
+    def __init__(self, reduction: Reduction = "mean") -> None:
+        super().__init__()
+        check_choice("reduction", reduction, _REDUCTIONS)
+        self.reduction: Reduction = reduction
+
+    def forward(self, logits_a: Tensor, logits_b: Tensor) -> Tensor:
+        """Compute the loss; see :func:`symmetric_kl_loss`."""
+        return symmetric_kl_loss(logits_a, logits_b, self.reduction)
