@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from resup import cosine_label_similarity, log_label_similarity
+from resup.similarity import scaled_loss_signal
 
 batches = st.tuples(st.integers(0, 6), st.integers(2, 12)).flatmap(
     lambda nc: st.tuples(
@@ -22,6 +23,28 @@ def test_equation_2(batch):
     expected = [reference.similarity(z, y) for z, y in zip(logits.tolist(), targets, strict=True)]
     got = cosine_label_similarity(torch.tensor(logits), torch.tensor(targets))
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-9, atol=1e-12)
+
+
+@given(batches, st.floats(0.1, 100))
+def test_the_loss_signal_is_the_cross_entropy_turned_round(batch, cap):
+    logits, targets = batch
+    losses = [reference.cross_entropy(z, y) for z, y in zip(logits.tolist(), targets, strict=True)]
+    got = scaled_loss_signal(torch.tensor(logits), torch.tensor(targets), cap)
+    expected = [1 - min(loss, cap) / cap for loss in losses]
+    np.testing.assert_allclose(got.numpy(), expected, rtol=1e-9, atol=1e-9)
+    assert ((got >= 0) & (got <= 1)).all()
+
+
+@pytest.mark.parametrize("c", [2, 7, 1000])
+def test_a_uniform_prediction_has_a_loss_signal_of_a_third(c):
+    got = scaled_loss_signal(torch.zeros(2, c), torch.tensor([0, c - 1]))
+    torch.testing.assert_close(got, torch.full((2,), 1 / 3))
+
+
+@pytest.mark.parametrize("cap", [0.0, -1.0, float("nan")])
+def test_a_cap_of_the_loss_that_is_not_positive(cap):
+    with pytest.raises(ValueError, match=f"cap must be larger than 0, got {cap}"):
+        scaled_loss_signal(torch.zeros(1, 2), torch.tensor([0]), cap)
 
 
 @given(batches)
@@ -58,13 +81,14 @@ def test_permutation_and_rows(batch, random):
 def test_lower_precision_is_computed_in_float32(dtype):
     logits = (5 * torch.randn(200, 7)).to(dtype)
     targets = torch.randint(7, (200,))
-    got = cosine_label_similarity(logits, targets)
-    assert got.dtype == torch.float32
-    torch.testing.assert_close(
-        got.double(), cosine_label_similarity(logits.double(), targets), atol=1e-6, rtol=1e-5
-    )
-    with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(cosine_label_similarity(logits, targets), got)
+    for signal in (cosine_label_similarity, scaled_loss_signal):
+        got = signal(logits, targets)
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(
+            got.double(), signal(logits.double(), targets), atol=1e-6, rtol=1e-5
+        )
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(signal(logits, targets), got)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
@@ -154,5 +178,6 @@ def test_empty_batch():
     ],
 )
 def test_bad_input(logits, targets, error, message):
-    with pytest.raises(error, match=message):
-        cosine_label_similarity(logits, targets)
+    for signal in (cosine_label_similarity, scaled_loss_signal):
+        with pytest.raises(error, match=message):
+            signal(logits, targets)

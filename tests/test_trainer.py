@@ -338,15 +338,16 @@ def test_a_loss_that_is_not_finite_names_its_step():
         trainer().fit(DataLoader(TensorDataset(x, y), 32), 2)
 
 
-def test_learns_through_wrong_labels():
+@pytest.mark.parametrize(("signal", "apart"), [("similarity", 0.4), ("loss", 0.2)])
+def test_learns_through_wrong_labels(signal, apart):
     x, y = data(2000).tensors
     wrong = torch.rand(2000) < 0.4
     given = torch.where(wrong, (y + torch.randint(1, 3, (2000,))) % 3, y)
-    t = trainer()
+    t = trainer(signal=signal)
     t.fit(DataLoader(TensorDataset(x, given), 50, shuffle=True), 6, DataLoader(data(500), 500))
     assert t.history[-1]["val_accuracy_a"] > 0.9
     p = t.clean_probability(DataLoader(TensorDataset(x, given), 500))
-    assert p[~wrong].mean() > p[wrong].mean() + 0.4
+    assert p[~wrong].mean() > p[wrong].mean() + apart
 
 
 @pytest.mark.parametrize(

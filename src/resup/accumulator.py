@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .histogram import FIRST, N_BINS, SHIFT, SMALLEST, SimilarityHistogram
-from .similarity import log_label_similarity
+from .similarity import Signal, check_signal, log_signal
 
 __all__ = ["DecoyAccumulator", "HistogramAccumulator"]
 
@@ -102,6 +102,8 @@ class DecoyAccumulator(nn.Module):
     ----------
     groups : int, default=1
         How many networks are kept side by side.
+    signal : {"similarity", "loss"} or callable, default="similarity"
+        What the histograms are of, as in :class:`resup.SampleWeigher`.
 
     Attributes
     ----------
@@ -116,9 +118,11 @@ class DecoyAccumulator(nn.Module):
     shift: Tensor
     contradictions: Tensor
 
-    def __init__(self, groups: int = 1) -> None:
+    def __init__(self, groups: int = 1, signal: Signal = "similarity") -> None:
         super().__init__()
+        check_signal(signal)
         self.groups = groups
+        self.signal = signal
         self.histograms = HistogramAccumulator(groups)
         self.register_buffer("shift", torch.zeros((), dtype=torch.int64))
         self.register_buffer("contradictions", self._no_contradictions(0))
@@ -143,11 +147,9 @@ class DecoyAccumulator(nn.Module):
             self.contradictions = self._no_contradictions(c)
         decoys = (targets.long() + 1 + self.shift % (c - 1)) % c
         self.shift += 1
-        flat = logits.reshape(-1, c)
-        log_s, log_1ms = log_label_similarity(flat, decoys.repeat(groups))
-        self.histograms.update(log_s.view(groups, n), log_1ms.view(groups, n))
+        self.histograms.update(*log_signal(self.signal, logits, decoys))
 
-        top, predicted = flat.float().log_softmax(1).max(1)
+        top, predicted = logits.reshape(-1, c).float().log_softmax(1).max(1)
         log_rest = torch.log(-torch.expm1(top.clamp(max=-1e-7)))
         confidence = (top - log_rest - _LOWEST) * _PER_UNIT
         confidence = confidence.nan_to_num(0).clamp(0, CONFIDENCE_BINS - 1).long()

@@ -1,13 +1,19 @@
-"""From logits and labels to the cosine similarity of prediction and label (Eq. 2)."""
+"""From logits and labels to a signal in [0, 1]: the cosine similarity (Eq. 2) or another."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ._validation import check_logits_targets
 
-__all__ = ["cosine_label_similarity", "log_label_similarity"]
+__all__ = ["cosine_label_similarity", "log_label_similarity", "scaled_loss_signal"]
+
+Signal = str | Callable[[Tensor, Tensor], Tensor]
 
 
 def log_label_similarity(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,3 +101,78 @@ def cosine_label_similarity(logits: Tensor, targets: Tensor) -> Tensor:
     tensor([0.5000, 0.5000])
     """
     return log_label_similarity(logits, targets)[0].exp()
+
+
+def scaled_loss_signal(logits: Tensor, targets: Tensor, cap: float | None = None) -> Tensor:
+    r"""Cross-entropy scaled to [0, 1] and turned round, so that right labels have the high values.
+
+    .. math:: v = 1 - \min(\mathrm{CE}(z, y), \mathit{cap}) / \mathit{cap}
+
+    The paper's ablations weigh samples by it in place of the similarity S (Table 2, "loss").
+
+    Parameters
+    ----------
+    logits : Tensor of shape (N, C)
+        Unnormalised class scores, C >= 2, of any floating dtype.
+    targets : Tensor of shape (N,)
+        Class indices in [0, C), of an integer dtype.
+    cap : float, optional
+        The cross-entropy from which on the signal is 0, larger than 0; by default
+        :math:`1.5 \log C`, so that a uniform prediction has signal 1/3 whatever the number of
+        classes. Where a Beta mixture is fitted, much larger values leave most wrong labels above
+        1/2, and smaller ones put hard but right labels on 0.
+
+    Returns
+    -------
+    Tensor of shape (N,)
+        In [0, 1]. Device, dtype and errors as in :func:`log_label_similarity`.
+
+    Raises
+    ------
+    ValueError
+        If `cap` is not larger than 0.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from resup.similarity import scaled_loss_signal
+    >>> logits = torch.tensor([[9.0, 0.0], [0.0, 0.0], [0.0, 9.0]])
+    >>> scaled_loss_signal(logits, torch.tensor([0, 0, 0]))
+    tensor([0.9999, 0.3333, 0.0000])
+    """
+    check_logits_targets(logits, targets)
+    cap = 1.5 * math.log(logits.shape[1]) if cap is None else cap
+    if not cap > 0:
+        raise ValueError(f"cap must be larger than 0, got {cap!r}")
+    with torch.autocast(logits.device.type, enabled=False):
+        z = logits if logits.dtype == torch.float64 else logits.float()
+        return 1 - F.cross_entropy(z, targets.long(), reduction="none").clamp(max=cap) / cap
+
+
+def check_signal(signal: Signal) -> None:
+    """Raise unless `signal` is one of the names or a callable."""
+    if signal not in ("similarity", "loss") and not callable(signal):
+        raise ValueError(f"signal must be 'similarity', 'loss' or a callable, got {signal!r}")
+
+
+def log_signal(signal: Signal, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Logarithms of the signal v and of 1 - v, both (networks, N), for logits (networks, N, C).
+
+    NaN stays NaN; other values of a callable are clamped to [0, 1].
+    """
+    networks, n, c = logits.shape
+    if signal == "similarity":
+        logs = log_label_similarity(logits.reshape(-1, c), targets.repeat(networks))
+        return logs[0].view(networks, n), logs[1].view(networks, n)
+    measure = signal if callable(signal) else scaled_loss_signal
+    values = [measure(z, targets) for z in logits]
+    for value in values:
+        if not isinstance(value, Tensor):
+            raise TypeError(f"signal must return a Tensor, got {type(value).__name__}")
+        if value.shape != (n,) or value.device != logits.device:
+            raise ValueError(
+                f"signal must return shape ({n},) on {logits.device} for logits of shape "
+                f"({n}, {c}), got {tuple(value.shape)} on {value.device}"
+            )
+    v = torch.stack(values).detach().float().clamp(0, 1)
+    return v.log(), torch.log1p(-v)

@@ -23,6 +23,7 @@ from .checkpoint import load_checkpoint, random_states, save_checkpoint, set_ran
 from .distributed import everyones, global_means, is_distributed, rank, unwrap
 from .losses import ConsistencyLoss, CrossWeightedLoss
 from .report import LabelReport
+from .similarity import Signal
 from .weigher import SampleWeigher
 
 __all__ = ["CoTrainer"]
@@ -71,6 +72,8 @@ class CoTrainer:
     mixture : estimator, optional
         Fitted to the similarities of each network; `BetaMixture()` by default.
         ``BetaMixture.as_published()`` is the authors' program.
+    signal : {"similarity", "loss"} or callable, default="similarity"
+        What the mixtures are fitted to, as in :class:`SampleWeigher`.
     similarities : {"step", "pass"}, default="step"
         Where the similarities for the mixture come from: the training steps of the epoch, at no
         cost, or a pass in eval mode over the training data after it, as the authors' program does.
@@ -146,6 +149,7 @@ class CoTrainer:
         consistency: Callable[[Tensor, Tensor], Tensor] | None = None,
         warmup_epochs: int = 1,
         mixture: Any = None,
+        signal: Signal = "similarity",
         similarities: str = "step",
         exchange: str = "swap",
         weight_threshold: float | None = None,
@@ -194,7 +198,7 @@ class CoTrainer:
         self.progress = progress
 
         self.device = next(self.models[0].parameters()).device
-        self.weigher = SampleWeigher(mixture).to(self.device)
+        self.weigher = SampleWeigher(mixture, signal=signal).to(self.device)
         self.cross_weighted = CrossWeightedLoss()
         self.epoch = 0
         self.history: list[dict[str, Any]] = []

@@ -16,7 +16,7 @@ from .distributed import add_up
 from .histogram import SimilarityHistogram
 from .mixture import BetaMixture
 from .posterior import Posterior
-from .similarity import log_label_similarity
+from .similarity import Signal, check_signal, log_signal
 
 __all__ = ["SampleWeigher"]
 
@@ -41,6 +41,11 @@ class SampleWeigher(nn.Module):
         While a network finds a lower noise rate than this, the weights it gives in training stay
         1: what it takes for wrong then are hard samples, which training needs. `judge` is not
         affected.
+    signal : {"similarity", "loss"} or callable, default="similarity"
+        What is fitted, higher for labels more likely right: the label similarity S (Eq. 2), the
+        cross-entropy scaled to [0, 1] (:func:`resup.similarity.scaled_loss_signal`), or a function
+        of one network's logits (N, C) and of targets (N,) that returns a Tensor (N,). Its values
+        are clamped to [0, 1]; a sample with NaN is left out of the fit and keeps the weight 1.
 
     Attributes
     ----------
@@ -74,15 +79,22 @@ class SampleWeigher(nn.Module):
     rates: Tensor
 
     def __init__(
-        self, mixture: Any = None, networks: int = 2, negligible_noise: float = 0.01
+        self,
+        mixture: Any = None,
+        networks: int = 2,
+        negligible_noise: float = 0.01,
+        signal: Signal = "similarity",
     ) -> None:
         super().__init__()
+        check_signal(signal)
+        self.signal = signal
         self.negligible_noise = negligible_noise
         self.mixture = BetaMixture() if mixture is None else mixture
         self.posterior, self.weight = Posterior(networks), Posterior(networks)
         self.seen = HistogramAccumulator(networks)
         self.register_buffer("fitted_counts", torch.zeros_like(self.seen.counts))
-        self.decoys = DecoyAccumulator(networks) if isinstance(self.mixture, DecoyMixture) else None
+        takes_decoys = isinstance(self.mixture, DecoyMixture)
+        self.decoys = DecoyAccumulator(networks, signal) if takes_decoys else None
         if self.decoys is not None:
             self.register_buffer("fitted_decoys", torch.zeros_like(self.fitted_counts))
             # of each network: hit rate, rate seen last, rate seen twice in a row
@@ -112,24 +124,19 @@ class SampleWeigher(nn.Module):
             In [0, 1]: the probability that the label is right as each network sees it, or 1 where
             its noise rate is negligible.
         """
-        log_s, log_1ms = self._log_similarity(logits, targets)
+        log_s, log_1ms = log_signal(self.signal, logits, targets)
         if record:
             self.seen.update(log_s, log_1ms)
             if self.decoys is not None:
                 self.decoys.update(logits, targets)
         weights: Tensor = self.weight(log_s, log_1ms)
-        return weights
+        return weights.nan_to_num(1.0)
 
     @torch.no_grad()
     def judge(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Probability that each label is right, (networks, N), as each network sees it."""
-        probability: Tensor = self.posterior(*self._log_similarity(logits, targets))
-        return probability
-
-    def _log_similarity(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        networks, n, c = logits.shape
-        logs = log_label_similarity(logits.reshape(-1, c), targets.repeat(networks))
-        return logs[0].view(networks, n), logs[1].view(networks, n)
+        probability: Tensor = self.posterior(*log_signal(self.signal, logits, targets))
+        return probability.nan_to_num(1.0)
 
     def refit(self) -> None:
         """Fit a mixture to what each network has shown since the last call, then forget that."""
