@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 from resup.noise import (
     apply_transition,
     asymmetric_transition,
+    draw_labels,
+    instance_transition,
     noise_matrix,
     noise_rate,
     symmetric_transition,
@@ -53,6 +55,86 @@ def test_certain_moves():
 
 
 @pytest.mark.parametrize(
+    ("rate", "mean"), [(0.0, 0.0798), (0.1, 0.1288), (0.2, 0.2055), (0.5, 0.5), (1.0, 0.9202)]
+)
+def test_instance_noise_has_the_rate_of_the_truncated_normal(rate, mean):
+    true = np.arange(20_000) % 5
+    features = np.random.default_rng(0).normal(size=(len(true), 3))
+    distributions = instance_transition(features, true, rate, 5, seed=2)
+    np.testing.assert_allclose(distributions.sum(1), 1)
+    assert (distributions >= 0).all()
+    wrong = 1 - distributions[np.arange(len(true)), true]
+    assert wrong.mean() == pytest.approx(mean, abs=0.003)
+    # the seed of the distributions serves for the draw too, as in a script with one seed
+    given = draw_labels(distributions, seed=2)
+    assert noise_rate(true, given) == pytest.approx(wrong.mean(), abs=0.01)
+    for low, high in ((0.0, rate), (rate, 1.0)):
+        chosen = (low <= wrong) & (wrong < high)
+        if chosen.sum() > 1000:
+            assert noise_rate(true[chosen], given[chosen]) == pytest.approx(
+                wrong[chosen].mean(), abs=0.02
+            )
+
+
+def test_instance_noise_follows_the_sample():
+    n, c = 400, 6
+    true = np.zeros(n, int)
+    faces = np.random.default_rng(0).normal(size=(2, 4, 4)).repeat(n // 2, axis=0)
+    rows = instance_transition(faces, true, 0.5, c, seed=0, spread=0.0)
+    np.testing.assert_allclose(rows[:, 0], 0.5)
+    # the same face twice: the same wrong classes; another face: others
+    np.testing.assert_allclose(rows[: n // 2], rows[:1].repeat(n // 2, 0))
+    np.testing.assert_allclose(rows[n // 2 :], rows[-1:].repeat(n // 2, 0))
+    assert np.abs(rows[0] - rows[-1]).max() > 0.01
+    # and of another true class: a matrix of its own
+    other = instance_transition(faces, true + 1, 0.5, c, seed=0, spread=0.0)
+    assert np.abs(rows[0, 2:] - other[0, 2:]).max() > 0.01
+    # without features that tell, all wrong classes are alike
+    flat = instance_transition(np.zeros((n, 4)), true, 0.3, c, seed=0, spread=0.0)
+    np.testing.assert_allclose(flat, symmetric_transition(c, 0.3)[true])
+
+
+def test_instance_noise_is_a_softmax_of_projections():
+    true = np.array([2, 0, 2, 1])
+    features = np.arange(12.0).reshape(4, 3) / 10
+    rows = instance_transition(features, true, 1.0, 3, seed=4, spread=0.0)
+    doubled = instance_transition(2 * features, true, 1.0, 3, seed=4, spread=0.0)
+    for row, sharper, y in zip(rows, doubled, true, strict=True):
+        assert row[y] == 0
+        a, b = (j for j in range(3) if j != y)
+        assert np.log(sharper[a] / sharper[b]) == pytest.approx(2 * np.log(row[a] / row[b]))
+
+
+def test_instance_noise_is_drawn_by_its_seed():
+    features, true = np.random.default_rng(0).normal(size=(50, 7)), np.arange(50) % 3
+    first, again, other = (instance_transition(features, true, 0.3, 3, s) for s in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 0.1
+    # a sample that changes leaves the others as they are
+    features[0] += 1
+    changed = instance_transition(features, true, 0.3, 3, 1)
+    np.testing.assert_allclose(changed[1:], first[1:])
+    assert np.abs(changed[0] - first[0]).max() > 1e-3
+    np.testing.assert_array_equal(
+        instance_transition(np.zeros((0, 7)), np.zeros(0, int), 0.3, 3, 1), np.zeros((0, 3))
+    )
+
+
+def test_a_transition_is_a_distribution_for_every_sample():
+    true, matrix = np.arange(999) % 3, symmetric_transition(3, 0.5)
+    np.testing.assert_array_equal(apply_transition(true, matrix, 7), draw_labels(matrix[true], 7))
+
+
+def test_human_labels_need_no_transition():
+    true, human = np.array([0, 0, 1, 1, 1, 2]), np.array([0, 2, 1, 1, 0, 2], np.uint8)
+    assert noise_rate(true, human) == pytest.approx(1 / 3)
+    np.testing.assert_allclose(
+        noise_matrix(true, human, 4),
+        [[1 / 2, 0, 1 / 2, 0], [1 / 3, 2 / 3, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]],
+    )
+
+
+@pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: symmetric_transition(1, 0.5), "n_classes must be at least 2, got 1"),
@@ -67,6 +149,19 @@ def test_certain_moves():
         (lambda: apply_transition([0], np.ones((3, 3)), 0), "rows that are distributions"),
         (lambda: apply_transition([0], np.ones((3, 2)), 0), r"transition must have shape \(C, C\)"),
         (lambda: noise_rate([0, 1], [0]), "must share a shape"),
+        (lambda: noise_matrix([0, 1], [0], 2), "must share a shape"),
+        (lambda: noise_matrix([0, 1], [0, 2], 2), r"labels must lie in \[0, 2\)"),
+        (lambda: draw_labels([0.5, 0.5], 0), r"distributions must have two dimensions.*\(2,\)"),
+        (lambda: draw_labels([[0.5, 0.6]], 0), "distributions must have rows that are"),
+        (lambda: draw_labels([[np.nan, 1.0]], 0), "distributions must have rows that are"),
+        (lambda: instance_transition([[1.0]], [0], 1.1, 2, 0), r"rate must lie in .* got 1.1"),
+        (lambda: instance_transition([[1.0]], [0], 0.5, 1, 0), "n_classes must be at least 2"),
+        (lambda: instance_transition([[1.0]], [2], 0.5, 2, 0), r"labels must lie in \[0, 2\)"),
+        (lambda: instance_transition([1.0], [0], 0.5, 2, 0), r"shape \(1, ...\).*got float64"),
+        (lambda: instance_transition([[1.0]], [0, 1], 0.5, 2, 0), r"features must be .*\(2, ..."),
+        (lambda: instance_transition([["a"]], [0], 0.5, 2, 0), "features must be real numbers"),
+        (lambda: instance_transition([[np.inf]], [0], 0.5, 2, 0), "features must be finite"),
+        (lambda: instance_transition([[1.0]], [0], 0.5, 2, 0, -1.0), "spread must be .* got -1.0"),
     ],
 )
 def test_bad_input(call, message):
