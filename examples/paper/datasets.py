@@ -1,7 +1,24 @@
 """The data sets of the paper, read from the files their publishers give, all of it into memory.
 
 Every reader takes the folder that holds the unpacked files and returns a `Dataset` of unsigned
-bytes and labels; nothing is downloaded. A missing or damaged file is named, with where to get it.
+bytes and labels. Nothing is downloaded; a missing or damaged file is named, with where to get it.
+Several of the sets must be asked for, and none of them may be passed on. What to put where:
+
+===========  =======================================================================  =============
+reader       files under `root`                                                       training, test
+===========  =======================================================================  =============
+cifar10      cifar-10-batches-py/{data_batch_1 ... data_batch_5, test_batch}          50,000, 10,000
+cifar100     cifar-100-python/{train, test, meta}                                     50,000, 10,000
+ferplus      FER2013{Train, Valid, Test}/{label.csv, fer*.png}                        28,385, 3,545
+fer2013_csv  fer2013.csv, fer2013new.csv                                              28,385, 3,545
+raf_db       EmoLabel/list_patition_label.txt, Image/aligned/*_aligned.jpg            12,271, 3,068
+affectnet    Manually_Annotated_file_lists/{training, validation}.csv,                283,901, 3,500
+             Manually_Annotated_Images/                                               (7 classes)
+expw         label/label.lst, image/origin/                                           91,793 in all
+===========  =======================================================================  =============
+
+The classes of the face sets bear the same names everywhere, but stand in each publisher's order.
+The faces of `affectnet` and `expw` are cut out by their published boxes and not aligned.
 """
 
 from __future__ import annotations
@@ -9,19 +26,29 @@ from __future__ import annotations
 import csv
 import pickle
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+AFFECTNET = "http://mohammadmahoor.com/affectnet/ (on request)"
 CIFAR = "https://www.cs.toronto.edu/~kriz/cifar.html"
 CIFAR_N = "https://github.com/UCSC-REAL/cifar-10-100n"
+EXPW = "http://mmlab.ie.cuhk.edu.hk/projects/socialrelation/index.html"
+FER2013 = "https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge/data"
 FERPLUS = "https://github.com/microsoft/FERPlus"
+RAF_DB = "http://www.whdeng.cn/RAF/model1.html (on request)"
 
 FERPLUS_CLASSES = (
     "neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt",
 )  # fmt: skip
+RAF_DB_CLASSES = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")
+AFFECTNET_CLASSES = (
+    "neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt",
+)  # fmt: skip
+EXPW_CLASSES = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
+
 CIFAR_N_KEYS = {
     "aggre": "aggre_label",
     "random1": "random_label1",
@@ -30,6 +57,8 @@ CIFAR_N_KEYS = {
     "worst": "worse_label",
     "noisy": "noisy_label",
 }
+VOTES = (*FERPLUS_CLASSES, "unknown", "NF")
+Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 class Split(NamedTuple):
@@ -49,89 +78,217 @@ class Dataset(NamedTuple):
 
 
 def cifar10(root: str | Path) -> Dataset:
-    """CIFAR-10: 50,000 and 10,000 colour images of 32×32 pixels, 10 classes.
-
-    `root` holds ``cifar-10-batches-py/`` or is that folder.
-    """
-    folder = _folder(root, "cifar-10-batches-py", CIFAR)
-    names = _unpickle(folder / "batches.meta", CIFAR)[b"label_names"]
-    train = [_cifar_split(folder / f"data_batch_{i}", b"labels", len(names)) for i in range(1, 6)]
-    return Dataset(
-        Split(*map(np.concatenate, zip(*train, strict=True))),
-        _cifar_split(folder / "test_batch", b"labels", len(names)),
-        tuple(name.decode() for name in names),
+    """CIFAR-10, `root` being ``cifar-10-batches-py/`` or the folder that holds it."""
+    meta = _find(root, CIFAR, "cifar-10-batches-py/batches.meta", "batches.meta")
+    names = _unpickle(meta)[b"label_names"]
+    test, *train = (
+        _cifar_split(_find(meta.parent, CIFAR, name), b"labels", len(names))
+        for name in ("test_batch", *(f"data_batch_{i}" for i in range(1, 6)))
     )
+    joined = Split(*map(np.concatenate, zip(*train, strict=True)))
+    return Dataset(joined, test, tuple(name.decode() for name in names))
 
 
 def cifar100(root: str | Path) -> Dataset:
-    """CIFAR-100: 50,000 and 10,000 colour images of 32×32 pixels, 100 fine classes.
-
-    `root` holds ``cifar-100-python/`` or is that folder.
-    """
-    folder = _folder(root, "cifar-100-python", CIFAR)
-    names = _unpickle(folder / "meta", CIFAR)[b"fine_label_names"]
-    train, test = (_cifar_split(folder / s, b"fine_labels", len(names)) for s in ("train", "test"))
+    """CIFAR-100 with its fine labels, `root` being ``cifar-100-python/`` or its parent."""
+    meta = _find(root, CIFAR, "cifar-100-python/meta", "meta")
+    names = _unpickle(meta)[b"fine_label_names"]
+    train, test = (
+        _cifar_split(_find(meta.parent, CIFAR, name), b"fine_labels", len(names))
+        for name in ("train", "test")
+    )
     return Dataset(train, test, tuple(name.decode() for name in names))
 
 
 def cifar_n(path: str | Path, which: str) -> np.ndarray:
     """Human labels of the CIFAR training images (Wei et al. 2022), in the order of the images.
 
-    `path` is ``CIFAR-10_human`` or ``CIFAR-100_human``, as the published .pt or as .npz with the
-    same keys. `which` is "aggre", "random1", "random2", "random3" or "worst" for CIFAR-10,
+    `path` is ``CIFAR-10_human`` or ``CIFAR-100_human``, as the published .pt or as an .npz with
+    the same keys. `which` is "aggre", "random1", "random2", "random3" or "worst" for CIFAR-10 and
     "noisy" for CIFAR-100.
     """
-    path = _existing(path, CIFAR_N)
     if which not in CIFAR_N_KEYS:
         raise ValueError(f"which must be one of {', '.join(CIFAR_N_KEYS)}, got {which!r}")
-    labels = np.load(path) if path.suffix == ".npz" else _load_pt(path)
-    if CIFAR_N_KEYS[which] not in labels:
-        raise ValueError(f"{path} has no {CIFAR_N_KEYS[which]!r}, only {', '.join(labels)}")
-    human, clean = np.asarray(labels[CIFAR_N_KEYS[which]]), np.asarray(labels["clean_label"])
-    if human.shape != clean.shape:
-        raise ValueError(f"{path}: {human.shape} labels stand beside {clean.shape} clean ones")
-    return _labels(human, 100 if which == "noisy" else 10, path)
+    path = _find(Path(path).parent, CIFAR_N, Path(path).name)
+    labels = _load_npz(path) if path.suffix == ".npz" else _load_pt(path)
+    key = CIFAR_N_KEYS[which]
+    if key not in labels:
+        raise ValueError(f"{path} has no labels {key!r}, only {', '.join(labels)}")
+    return _labels(labels[key], 100 if which == "noisy" else 10, path)
 
 
 def ferplus(root: str | Path, size: int = 48, vote: str = "plurality") -> Dataset:
-    """FERPlus: grey faces of 48×48 pixels, 8 classes, ten votes a face.
+    """FERPlus: grey faces of 48×48 pixels, ten votes each, 8 classes.
 
-    `root` holds ``FER2013Train/``, ``FER2013Valid/`` and ``FER2013Test/``, as the publisher's
-    generate_training_data.py writes them: images and a ``label.csv`` of rows
-    ``name, box, ten vote counts`` (the eight classes, unknown, not a face).
+    `root` holds ``FER2013Train/``, ``FER2013Valid/`` and ``FER2013Test/`` as the publisher's
+    generate_training_data.py writes them: images, and a ``label.csv`` with rows of
+    name, box, ten vote counts (the eight classes, unknown, not a face).
 
-    `vote` decides the label:
+    `vote` settles the label:
 
-    - "plurality": the most votes; faces with most votes for unknown or not-a-face are dropped, a
-      tie goes to the class that comes first. 28,385 training, 3,555 validation and 3,545 test
-      faces, near the 28,709, 3,589 and 3,589 of FER2013 that papers print. About 5 % are ties.
-    - "majority": the rule of the publisher's program. Single votes are struck out, then more than
-      half of the votes left must agree. 25,045, 3,191 and 3,137 faces.
+    - "plurality": the class with the most votes. Faces with more votes for unknown or for
+      not-a-face than for any class are dropped; a tie goes to the class that comes first, and
+      about 5 % are ties. 28,385 training, 3,555 validation and 3,545 test faces; papers print
+      the 28,709, 3,589 and 3,589 of FER2013, before anything is dropped.
+    - "majority": the rule of the publisher's own training program. Single votes are struck out,
+      then one class must have more than half of what is left. 25,045, 3,191 and 3,137 faces.
     """
-    train, valid, test = (
-        _ferplus_split(_folder(root, f"FER2013{s}", FERPLUS), size, vote)
-        for s in ("Train", "Valid", "Test")
+
+    def split(name: str) -> Split:
+        table = _find(root, FERPLUS, f"{name}/label.csv")
+        rows = _rows(table, 2 + len(VOTES))
+        keep, labels = _count_votes([row[2:] for row in rows], vote, table)
+        paths = [table.parent / rows[i][0] for i in keep]
+        return Split(_images(paths, "L", size, FERPLUS), labels)
+
+    return Dataset(
+        split("FER2013Train"), split("FER2013Test"), FERPLUS_CLASSES, split("FER2013Valid")
     )
-    return Dataset(train, test, FERPLUS_CLASSES, valid)
 
 
-def _ferplus_split(folder: Path, size: int, vote: str) -> Split:
-    table = _existing(folder / "label.csv", FERPLUS)
-    with table.open(newline="") as file:
-        rows = list(csv.reader(file))
-    keep, labels = _vote([row[2:] for row in rows], vote, table)
-    images = _images((folder / rows[i][0] for i in keep), "L", size, FERPLUS)
-    return Split(images, labels)
+def fer2013_csv(root: str | Path, size: int = 48, vote: str = "plurality") -> Dataset:
+    """The same as `ferplus`, from ``fer2013.csv`` with the pixels, ``fer2013new.csv`` with votes.
+
+    The rows of the two files belong together in order.
+    """
+    pixels_path = _find(root, FER2013, "fer2013.csv", "fer2013/fer2013.csv")
+    votes_path = _find(root, FERPLUS, "fer2013new.csv")
+    faces = _rows(pixels_path, 3, header=["emotion", "pixels", "Usage"])
+    votes = _rows(votes_path, 2 + len(VOTES), header=["Usage", "Image name", *VOTES])
+    if [row[2] for row in faces] != [row[0] for row in votes]:
+        raise ValueError(
+            f"{pixels_path} ({len(faces)} rows) and {votes_path} ({len(votes)} rows) "
+            "must have the same rows: their column Usage differs"
+        )
+
+    def split(usage: str) -> Split:
+        places = [i for i, row in enumerate(votes) if row[0] == usage and row[1]]
+        keep, labels = _count_votes([votes[i][2:] for i in places], vote, votes_path)
+        images = np.empty((len(keep), size, size, 1), np.uint8)
+        for image, k in zip(images, keep, strict=True):
+            try:
+                face = np.frombuffer(bytes(map(int, faces[places[k]][1].split())), np.uint8)
+                image[:] = _resized(face.reshape(48, 48), size)[..., None]
+            except ValueError as error:
+                raise ValueError(
+                    f"{pixels_path}, image {places[k]}: pixels must be 48 × 48 numbers from 0 to "
+                    f"255 ({error})"
+                ) from error
+        return Split(images, labels)
+
+    return Dataset(split("Training"), split("PrivateTest"), FERPLUS_CLASSES, split("PublicTest"))
 
 
-def _vote(counts: Sequence[Sequence[str]], vote: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
+def raf_db(root: str | Path, size: int = 100, label_file: str | Path | None = None) -> Dataset:
+    """RAF-DB, the basic expressions: aligned colour faces of 100×100 pixels, 7 classes.
+
+    `root` is the folder ``basic/`` or holds it. `label_file` is a published list of training
+    labels with noise in the form of ``list_patition_label.txt``, such as those with the programs
+    of ReSup and of EAC; its training labels take the place of the right ones. Rows on test images
+    are passed over in it.
+    """
+    place = "EmoLabel/list_patition_label.txt"
+    table = _find(root, RAF_DB, place, f"basic/{place}")
+    folder = table.parent.parent / "Image" / "aligned"
+    labels = _raf_db_labels(table)
+    given = _raf_db_labels(Path(label_file)) if label_file else labels
+
+    def split(part: str, labels_of: dict[str, int]) -> Split:
+        names = [name for name in labels if name.startswith(part)]
+        if absent := [name for name in names if name not in labels_of]:
+            raise ValueError(
+                f"{label_file} lacks {len(absent)} of the {len(names)} {part} images of {table}, "
+                f"the first is {absent[0]}"
+            )
+        paths = [folder / name.replace(".jpg", "_aligned.jpg") for name in names]
+        images = _images(paths, "RGB", size, RAF_DB)
+        return Split(images, np.array([labels_of[name] for name in names]))
+
+    return Dataset(split("train", given), split("test", labels), RAF_DB_CLASSES)
+
+
+def affectnet(root: str | Path, size: int = 100, n_classes: int = 7) -> Dataset:
+    """AffectNet, the part labelled by hand: colour faces, 7 classes, or 8 with contempt.
+
+    `root` holds ``Manually_Annotated_file_lists/`` and ``Manually_Annotated_Images/``. The
+    validation set serves as test set, as in all papers, since no other is given out. Rows labelled
+    none, uncertain or not a face are passed over. 283,901 training faces take 8.5 GB at 100×100
+    pixels.
+    """
+    if n_classes not in (7, 8):
+        raise ValueError(f"n_classes must be 7 or 8, got {n_classes}")
+    place = "Manually_Annotated_Images"
+    folder = _find(root, AFFECTNET, place, f"Manually_Annotated/{place}")
+    columns = ["subDirectory_filePath", "face_x", "face_y", "face_width", "face_height",
+               "facial_landmarks", "expression", "valence", "arousal"]  # fmt: skip
+
+    def split(name: str) -> Split:
+        place = f"{name}.csv"
+        table = _find(root, AFFECTNET, f"Manually_Annotated_file_lists/{place}", place)
+        rows = [row for row in _rows(table, len(columns)) if row != columns]
+        labels = _labels([row[6] for row in rows], 11, table)
+        keep = np.flatnonzero(labels < n_classes)
+        left, top, width, height = _integers([rows[i][1:5] for i in keep], table).reshape(-1, 4).T
+        boxes = np.stack([left, top, left + width, top + height], 1)
+        paths = [folder / rows[i][0] for i in keep]
+        return Split(_images(paths, "RGB", size, AFFECTNET, boxes), labels[keep])
+
+    return Dataset(split("training"), split("validation"), AFFECTNET_CLASSES[:n_classes])
+
+
+def expw(
+    root: str | Path,
+    size: int = 100,
+    min_confidence: float = 0.0,
+    test_share: float = 0.2,
+    seed: int = 0,
+) -> Dataset:
+    """ExpW: colour faces cut out of photographs, 7 classes.
+
+    `root` holds ``label/label.lst`` and ``image/origin/``, or ``data/`` with these. Faces found
+    with less than `min_confidence` are left out. The publisher gives no split: a share
+    `test_share` of the photographs, drawn with `seed`, serves as test set, so that faces of one
+    photograph never stand on both sides.
+    """
+    if not 0 < test_share < 1:
+        raise ValueError(f"test_share must lie in (0, 1), got {test_share}")
+    table = _find(root, EXPW, "label/label.lst", "data/label/label.lst", "label.lst")
+    folder = _find(root, EXPW, "image/origin", "data/image/origin", "origin")
+    rows = _rows(table, 8, delimiter=" ")
+    try:
+        rows = [row for row in rows if float(row[6]) >= min_confidence]
+    except ValueError as error:
+        raise ValueError(f"{table}: a confidence is no number ({error})") from error
+    labels = _labels([row[7] for row in rows], len(EXPW_CLASSES), table)
+    top, left, right, bottom = _integers([row[2:6] for row in rows], table).T
+    boxes = np.stack([left, top, right, bottom], 1)
+    photographs, photograph = np.unique([row[0] for row in rows], return_inverse=True)
+    drawn = np.random.default_rng(seed).permutation(len(photographs))
+    in_test = (drawn < round(test_share * len(photographs)))[photograph]
+
+    def split(chosen: np.ndarray) -> Split:
+        paths = [folder / rows[i][0] for i in np.flatnonzero(chosen)]
+        return Split(_images(paths, "RGB", size, EXPW, boxes[chosen]), labels[chosen])
+
+    return Dataset(split(~in_test), split(in_test), EXPW_CLASSES)
+
+
+def _raf_db_labels(path: Path) -> dict[str, int]:
+    rows = _rows(_find(path.parent, RAF_DB, path.name), 2, delimiter=" ")
+    labels = _labels([label for _, label in rows], len(RAF_DB_CLASSES), path, first=1)
+    named = {name: int(label) for (name, _), label in zip(rows, labels, strict=True)}
+    if len(named) < len(rows):
+        raise ValueError(f"{path} names {len(rows) - len(named)} of its {len(rows)} images twice")
+    return named
+
+
+def _count_votes(
+    counts: Sequence[Sequence[str]], vote: str, path: Path
+) -> tuple[np.ndarray, np.ndarray]:
     """Rows whose votes settle on one of the eight classes, and that class."""
     if vote not in ("plurality", "majority"):
         raise ValueError(f"vote must be 'plurality' or 'majority', got {vote!r}")
-    try:
-        votes = np.array(counts, dtype=np.int64).reshape(len(counts), 10)
-    except ValueError as error:
-        raise ValueError(f"{path}: every row must hold ten vote counts") from error
+    votes = _integers(counts, path).reshape(-1, len(VOTES))
     if vote == "majority":
         votes = np.where(votes > 1, votes, 0)
         settled = 2 * votes.max(1) > votes.sum(1)
@@ -143,55 +300,102 @@ def _vote(counts: Sequence[Sequence[str]], vote: str, path: Path) -> tuple[np.nd
 
 
 def _cifar_split(path: Path, key: bytes, n_classes: int) -> Split:
-    batch = _unpickle(path, CIFAR)
+    batch = _unpickle(path)
     labels, pixels = batch[key], batch[b"data"]
-    if pixels.shape != (len(labels), 3072):
-        raise ValueError(f"{path}: {len(labels)} labels, but pixels of shape {pixels.shape}")
+    if pixels.shape != (len(labels), 3 * 32 * 32) or pixels.dtype != np.uint8:
+        raise ValueError(
+            f"{path}: pixels must be uint8 of shape ({len(labels)}, 3072), one row a label, "
+            f"got {pixels.dtype} of {pixels.shape}"
+        )
     images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return Split(np.ascontiguousarray(images), _labels(labels, n_classes, path))
 
 
-def _images(paths: Iterable[Path], mode: str, size: int, source: str) -> np.ndarray:
-    """Decode images into (N, size, size, C), C = 1 for mode "L" and 3 for "RGB"."""
-    return np.stack([_image(path, mode, size, source) for path in paths])
+def _images(
+    paths: Sequence[Path], mode: str, size: int, source: str, boxes: np.ndarray | None = None
+) -> np.ndarray:
+    """Decode images, or one box of each, into (N, size, size, C): mode "L" grey, "RGB" colour."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError("reading image files needs Pillow: pip install pillow") from error
+
+    if missing := [path for path in paths if not path.exists()]:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(paths)} images are missing, the first is {missing[0]}; "
+            f"the publisher gives them at {source}"
+        )
+    images = np.empty((len(paths), size, size, len(mode)), np.uint8)
+    for i, path in enumerate(paths):
+        try:
+            with Image.open(path) as image:
+                face = image if boxes is None else image.crop(_clip(boxes[i], image.size))
+                pixels = np.asarray(face.convert(mode))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read as an image: {error}") from error
+        images[i] = _resized(pixels, size).reshape(size, size, -1)
+    return images
 
 
-def _image(path: Path, mode: str, size: int, source: str) -> np.ndarray:
+def _clip(box: np.ndarray, size: tuple[int, int]) -> Box:
+    left, top, right, bottom = box.tolist()
+    clipped = max(left, 0), max(top, 0), min(right, size[0]), min(bottom, size[1])
+    if clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
+        raise ValueError(f"its box {(left, top, right, bottom)} has no pixel of {size}")
+    return clipped
+
+
+def _resized(pixels: np.ndarray, size: int) -> np.ndarray:
+    if pixels.shape[:2] == (size, size):
+        return pixels
     from PIL import Image
 
+    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def _rows(
+    path: Path, columns: int, delimiter: str = ",", header: list[str] | None = None
+) -> list[list[str]]:
+    """Rows of a table without its header; blank lines are passed over."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader((line.strip() for line in file), delimiter=delimiter))
+    for number, row in enumerate(rows, 1):
+        if row and len(row) != columns:
+            raise ValueError(f"{path}, line {number}: expected {columns} columns, got {len(row)}")
+    rows = [row for row in rows if row]
+    if header is not None and rows[:1] != [header]:
+        raise ValueError(f"{path} must begin with the line {','.join(header)}")
+    rows = rows[header is not None :]
+    if not rows:
+        raise ValueError(f"{path} is empty")
+    return rows
+
+
+def _integers(values: Any, path: Path) -> np.ndarray:
     try:
-        with Image.open(_existing(path, source)) as image:
-            face = image.convert(mode)
-    except OSError as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise ValueError(f"{path} is not a readable image: {error}") from error
-    if face.size != (size, size):
-        face = face.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(face).reshape(size, size, -1)
+        return np.array(values, np.int64)
+    except ValueError as error:
+        raise ValueError(f"{path}: expected whole numbers ({error})") from error
 
 
-def _labels(labels: Any, n_classes: int, path: Path) -> np.ndarray:
-    y = np.asarray(labels)
-    if y.ndim != 1 or y.dtype.kind not in "iu" or not len(y):
-        raise ValueError(f"{path}: labels must be integers of shape (N,), got {y.dtype} {y.shape}")
-    if y.min() < 0 or y.max() >= n_classes:
+def _labels(values: Any, n_classes: int, path: Path, first: int = 0) -> np.ndarray:
+    """Labels that start at `first`, brought to 0 ... C - 1."""
+    labels = _integers(values, path)
+    if labels.ndim != 1 or labels.size == 0:
+        raise ValueError(f"{path}: labels must have shape (N,), N >= 1, got {labels.shape}")
+    if labels.min() < first or labels.max() >= first + n_classes:
         raise ValueError(
-            f"{path}: labels must lie in [0, {n_classes}), got values from {y.min()} to {y.max()}"
+            f"{path}: labels must lie in [{first}, {first + n_classes}), "
+            f"got values from {labels.min()} to {labels.max()}"
         )
-    return y.astype(np.int64)
+    return labels - first
 
 
-def _existing(path: str | Path, source: str) -> Path:
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; its publisher gives it at {source}")
-    return path
-
-
-def _folder(root: str | Path, name: str, source: str) -> Path:
-    root = Path(root)
-    return root if root.name == name and root.exists() else _existing(root / name, source)
+def _find(root: str | Path, source: str, *places: str) -> Path:
+    for place in places:
+        if (path := Path(root) / place).exists():
+            return path
+    raise FileNotFoundError(f"{Path(root) / places[0]} is missing; its publisher is {source}")
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -206,28 +410,38 @@ class _ArrayUnpickler(pickle.Unpickler):
             ("__builtin__", "bytes"): bytes,
         }
         key = module.split(".")[0], name
-        if key in allowed:
-            return allowed[key]
-        raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
+        if key not in allowed:
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed in it")
+        return allowed[key]
 
 
-def _unpickle(path: Path, source: str) -> Any:
-    with _existing(path, source).open("rb") as file:
-        return _read_pickle(file, path, "bytes")
+def _unpickle(path: Path) -> dict[Any, Any]:
+    with path.open("rb") as file:
+        return _load_dict(file, path, "bytes")
 
 
-def _load_pt(path: Path) -> Any:
-    """Read a ``torch.save`` of numpy arrays, in torch's zip format."""
+def _load_npz(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
+def _load_pt(path: Path) -> dict[str, np.ndarray]:
+    """Read a dictionary of numpy arrays saved with ``torch.save``: a zip of one pickle."""
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is neither .npz nor a file that torch.save of today writes")
+        raise ValueError(f"{path} is neither an .npz nor a zip written by torch.save")
     with zipfile.ZipFile(path) as archive:
-        name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
-        with archive.open(name) as file:
-            return _read_pickle(file, path, "ASCII")
+        for name in archive.namelist():
+            if name.endswith("/data.pkl"):
+                with archive.open(name) as file:
+                    return _load_dict(file, path, "ASCII")
+    raise ValueError(f"{path} has no data.pkl, torch.save did not write it")
 
 
-def _read_pickle(file: IO[bytes], path: Path, encoding: str) -> Any:
+def _load_dict(file: IO[bytes], path: Path, encoding: str) -> dict[Any, Any]:
     try:
-        return _ArrayUnpickler(file, encoding=encoding).load()
-    except (pickle.UnpicklingError, EOFError, ValueError) as error:
+        content = _ArrayUnpickler(file, encoding=encoding).load()
+    except (pickle.UnpicklingError, EOFError, ValueError, TypeError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a dictionary, got {type(content).__name__}")
+    return content
