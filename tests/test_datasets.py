@@ -1,0 +1,478 @@
+"""The readers of the paper's data sets, on tiny files laid out as their publishers do."""
+
+import pickle
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+
+from paper import datasets
+
+VOTES = "neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
+
+
+@pytest.fixture
+def image():
+    return pytest.importorskip("PIL.Image", reason="reading images needs Pillow")
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def save(image, path, colour, size=(6, 6)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.new("RGB" if isinstance(colour, tuple) else "L", size, colour).save(path)
+
+
+def colours(split):
+    """The one colour of every image."""
+    assert (split.images == split.images[:, :1, :1]).all()
+    return split.images[:, 0, 0].tolist()
+
+
+# CIFAR
+
+
+def write_cifar(folder, n_classes=10, labels=b"labels", dtype=np.uint8):
+    """Batches of three images, their pixels numbered through channels first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"class{i}".encode() for i in range(n_classes)]
+    pixels = (np.arange(3 * 3072) % 251).astype(dtype).reshape(3, 3072)
+
+    def dump(name, content):
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+
+    if labels == b"labels":
+        dump("batches.meta", {b"label_names": names})
+        for i in range(1, 6):
+            dump(f"data_batch_{i}", {b"data": pixels, b"labels": [i, 0, n_classes - 1]})
+        dump("test_batch", {b"data": pixels[:2], b"labels": [4, 2]})
+    else:
+        dump("meta", {b"fine_label_names": names})
+        dump("train", {b"data": pixels, b"fine_labels": [0, 1, 99], b"coarse_labels": [0, 0, 0]})
+        dump("test", {b"data": pixels[:1], b"fine_labels": [7]})
+    return pixels
+
+
+def test_cifar10(tmp_path):
+    pixels = write_cifar(tmp_path / "cifar-10-batches-py")
+    data = datasets.cifar10(tmp_path)
+    assert data.train.images.shape == (15, 32, 32, 3)
+    assert data.train.images.dtype == np.uint8
+    assert data.train.labels.dtype == np.int64
+    assert data.train.labels.tolist() == [1, 0, 9, 2, 0, 9, 3, 0, 9, 4, 0, 9, 5, 0, 9]
+    assert data.test.labels.tolist() == [4, 2]
+    assert data.classes == tuple(f"class{i}" for i in range(10))
+    assert data.valid is None
+    for row, column, channel in ((0, 0, 0), (0, 1, 0), (1, 0, 2), (31, 31, 1)):
+        expected = pixels[1, channel * 1024 + row * 32 + column]
+        assert data.train.images[4, row, column, channel] == expected
+    itself = datasets.cifar10(str(tmp_path / "cifar-10-batches-py"))
+    np.testing.assert_array_equal(itself.train.images, data.train.images)
+
+
+def test_cifar10_as_python_2_pickled_it(tmp_path):
+    pixels = write_cifar(tmp_path)[:2]
+    (tmp_path / "test_batch").write_bytes(
+        b"\x80\x02}(U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b"
+        b"\x87R(K\x01K\x02M\x00\x0c\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNN"
+        b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T"
+        + pixels.nbytes.to_bytes(4, "little")
+        + pixels.tobytes()
+        + b"tbU\x06labels](K\x04K\x02eu."
+    )
+    test = datasets.cifar10(tmp_path).test
+    assert test.labels.tolist() == [4, 2]
+    np.testing.assert_array_equal(test.images.transpose(0, 3, 1, 2).reshape(2, 3072), pixels)
+
+
+def test_cifar100(tmp_path):
+    write_cifar(tmp_path / "cifar-100-python", 100, b"fine_labels")
+    data = datasets.cifar100(tmp_path)
+    assert data.train.labels.tolist() == [0, 1, 99]
+    assert data.test.labels.tolist() == [7]
+    assert len(data.classes) == 100
+
+
+def test_cifar_that_is_not_whole(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"cifar-10-batches-py.batches.meta .*kriz"):
+        datasets.cifar10(tmp_path)
+    folder = tmp_path / "cifar-10-batches-py"
+    write_cifar(folder)
+    (folder / "data_batch_3").unlink()
+    with pytest.raises(FileNotFoundError, match="data_batch_3 is missing"):
+        datasets.cifar10(tmp_path)
+    whole = (folder / "data_batch_2").read_bytes()
+    (folder / "data_batch_3").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="data_batch_3 cannot be read"):
+        datasets.cifar10(tmp_path)
+    batch = {b"data": np.zeros((3, 3072), np.uint8), b"labels": [0, 1]}
+    (folder / "data_batch_3").write_bytes(pickle.dumps(batch, protocol=2))
+    with pytest.raises(ValueError, match=r"shape \(2, 3072\), one row a label, got uint8 of \(3"):
+        datasets.cifar10(tmp_path)
+    batch[b"labels"] = [0, 1, 10]
+    (folder / "data_batch_3").write_bytes(pickle.dumps(batch, protocol=2))
+    with pytest.raises(ValueError, match=r"data_batch_3: labels must lie in \[0, 10\), .* 0 to 10"):
+        datasets.cifar10(tmp_path)
+
+
+def test_a_pickle_that_calls_a_function_is_refused(tmp_path):
+    touched = tmp_path / "touched"
+
+    class Touch:
+        def __reduce__(self):
+            return Path.touch, (touched,)
+
+    (tmp_path / "batches.meta").write_bytes(pickle.dumps({b"label_names": Touch()}, protocol=2))
+    with pytest.raises(ValueError, match=r"batches.meta cannot be read: .* is not allowed"):
+        datasets.cifar10(tmp_path)
+    assert not touched.exists()
+
+
+def write_human(path, **labels):
+    labels = {key: np.array(value) for key, value in labels.items()}
+    if path.suffix == ".npz":
+        np.savez(path, **labels)
+    else:
+        torch.save(labels, path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".npz"])
+def test_cifar_n(tmp_path, suffix):
+    path = write_human(
+        tmp_path / f"CIFAR-10_human{suffix}",
+        clean_label=[0, 1, 9],
+        aggre_label=[0, 1, 8],
+        worse_label=[7, 1, 8],
+        random_label1=[1, 1, 1],
+        random_label2=[2, 2, 2],
+        random_label3=[3, 3, 3],
+    )
+    read = {
+        which: datasets.cifar_n(path, which) for which in datasets.CIFAR_N_KEYS if which != "noisy"
+    }
+    assert {which: labels.tolist() for which, labels in read.items()} == {
+        "aggre": [0, 1, 8],
+        "worst": [7, 1, 8],
+        "random1": [1, 1, 1],
+        "random2": [2, 2, 2],
+        "random3": [3, 3, 3],
+    }
+    assert read["worst"].dtype == np.int64
+    with pytest.raises(ValueError, match="no labels 'noisy_label', only clean_label, aggre_label"):
+        datasets.cifar_n(path, "noisy")
+    with pytest.raises(ValueError, match=r"which must be one of aggre, .*got 'clean'"):
+        datasets.cifar_n(path, "clean")
+    hundred = write_human(tmp_path / f"CIFAR-100_human{suffix}", noisy_label=[99, 0])
+    assert datasets.cifar_n(hundred, "noisy").tolist() == [99, 0]
+    bad = write_human(tmp_path / f"bad{suffix}", aggre_label=[0, 10])
+    with pytest.raises(ValueError, match=r"labels must lie in \[0, 10\), got values from 0 to 10"):
+        datasets.cifar_n(bad, "aggre")
+
+
+def test_cifar_n_that_is_something_else(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"human.pt is missing; .*cifar-10-100n"):
+        datasets.cifar_n(tmp_path / "human.pt", "aggre")
+    with pytest.raises(ValueError, match=r"neither an .npz nor a zip"):
+        datasets.cifar_n(write(tmp_path / "human.pt", "<html>"), "aggre")
+    torch.save([np.zeros(3)], tmp_path / "list.pt")
+    with pytest.raises(ValueError, match="must hold a dictionary, got list"):
+        datasets.cifar_n(tmp_path / "list.pt", "aggre")
+    torch.save({"aggre_label": torch.zeros(3)}, tmp_path / "tensor.pt")
+    with pytest.raises(ValueError, match=r"tensor.pt cannot be read"):
+        datasets.cifar_n(tmp_path / "tensor.pt", "aggre")
+    with zipfile.ZipFile(tmp_path / "other.pt", "w") as archive:
+        archive.writestr("readme", "nothing")
+    with pytest.raises(ValueError, match=r"has no data.pkl"):
+        datasets.cifar_n(tmp_path / "other.pt", "aggre")
+
+
+# FERPlus: what the votes say, what plurality makes of it, and what the majority rule does
+
+BALLOTS = [
+    ("6,0,1,1,0,0,0,0,2,0", 0, 0),
+    ("4,0,0,4,0,0,0,0,2,0", 0, None),  # a tie
+    ("0,3,3,4,0,0,0,0,0,0", 3, None),  # less than half
+    ("1,1,1,1,1,0,5,0,0,0", 6, 6),  # half, but more than half without the single votes
+    ("0,0,0,0,0,0,0,2,8,0", None, None),  # unknown
+    ("0,0,0,0,0,0,0,4,0,6", None, None),  # not a face
+    ("1,1,1,1,1,1,1,1,1,1", 0, None),  # only single votes
+]
+PLURALITY = [(i, label) for i, (_, label, _) in enumerate(BALLOTS) if label is not None]
+MAJORITY = [(i, label) for i, (_, _, label) in enumerate(BALLOTS) if label is not None]
+
+
+def write_ferplus(image, root, size=48):
+    for part in ("Train", "Valid", "Test"):
+        folder = root / f"FER2013{part}"
+        lines = []
+        for i, (votes, _, _) in enumerate(BALLOTS):
+            save(image, folder / f"fer{i:07}.png", 10 * i, (size, size))
+            lines.append(f'fer{i:07}.png,"(0, 0, 48, 48)",{votes}\n')
+        write(folder / "label.csv", "".join(lines))
+
+
+@pytest.mark.parametrize(("vote", "expected"), [("plurality", PLURALITY), ("majority", MAJORITY)])
+def test_ferplus(tmp_path, image, vote, expected):
+    write_ferplus(image, tmp_path)
+    data = datasets.ferplus(tmp_path, vote=vote)
+    for split in (data.train, data.valid, data.test):
+        assert split.images.shape == (len(expected), 48, 48, 1)
+        assert split.images.dtype == np.uint8
+        assert split.labels.dtype == np.int64
+        assert split.labels.tolist() == [label for _, label in expected]
+        assert colours(split) == [[10 * i] for i, _ in expected]
+    assert len(data.classes) == 8
+    assert datasets.ferplus(tmp_path, 20).train.images.shape[1:] == (20, 20, 1)
+
+
+def test_ferplus_that_is_not_whole(tmp_path, image):
+    with pytest.raises(FileNotFoundError, match=r"FER2013Train.label.csv is missing; .*FERPlus"):
+        datasets.ferplus(tmp_path)
+    write_ferplus(image, tmp_path)
+    with pytest.raises(ValueError, match="vote must be 'plurality' or 'majority', got 'mean'"):
+        datasets.ferplus(tmp_path, vote="mean")
+    damaged = write(tmp_path / "FER2013Train" / "fer0000002.png", "not an image")
+    with pytest.raises(ValueError, match=r"fer0000002.png cannot be read as an image"):
+        datasets.ferplus(tmp_path)
+    damaged.unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 of 5 images are missing.*fer0000002.png"):
+        datasets.ferplus(tmp_path)
+    table = tmp_path / "FER2013Train" / "label.csv"
+    text = table.read_text()
+    write(table, text.replace("6,0,1,1", "6,0,1,one"))
+    with pytest.raises(ValueError, match=r"label.csv: expected whole numbers"):
+        datasets.ferplus(tmp_path)
+    write(table, text.replace("6,0,1,1", "6,0,1"))
+    with pytest.raises(ValueError, match=r"label.csv, line 1: expected 12 columns, got 11"):
+        datasets.ferplus(tmp_path)
+    write(table, "")
+    with pytest.raises(ValueError, match=r"label.csv is empty"):
+        datasets.ferplus(tmp_path)
+
+
+def write_fer2013(root):
+    faces, votes = ["emotion,pixels,Usage"], [f"Usage,Image name,{VOTES}"]
+    for usage in ("Training", "PublicTest", "PrivateTest"):
+        for i, (ballot, _, _) in enumerate(BALLOTS):
+            faces.append(f"6,{' '.join([str(10 * i)] * 48 * 48)},{usage}")
+            votes.append(f"{usage},fer{i:07}.png,{ballot}")
+        faces.append(f"0,{' '.join(['255'] * 48 * 48)},{usage}")
+        votes.append(f"{usage},,0,0,0,0,0,0,0,0,0,10")  # the publisher's mark of a bad picture
+    write(root / "fer2013.csv", "\n".join(faces) + "\n")
+    write(root / "fer2013new.csv", "\n".join(votes) + "\n")
+
+
+@pytest.mark.parametrize(("vote", "expected"), [("plurality", PLURALITY), ("majority", MAJORITY)])
+def test_fer2013_csv(tmp_path, vote, expected):
+    write_fer2013(tmp_path)
+    data = datasets.fer2013_csv(tmp_path, vote=vote)
+    for split in (data.train, data.valid, data.test):
+        assert split.images.shape == (len(expected), 48, 48, 1)
+        assert split.labels.tolist() == [label for _, label in expected]
+        assert colours(split) == [[10 * i] for i, _ in expected]
+
+
+def test_fer2013_csv_is_ferplus(tmp_path, image):
+    write_fer2013(tmp_path)
+    write_ferplus(image, tmp_path)
+    for size in (48, 30):
+        tables, files = datasets.fer2013_csv(tmp_path, size), datasets.ferplus(tmp_path, size)
+        for a, b in zip(tables[:2], files[:2], strict=True):
+            np.testing.assert_array_equal(a.images, b.images)
+            np.testing.assert_array_equal(a.labels, b.labels)
+
+
+def test_fer2013_csv_that_is_not_whole(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"fer2013.csv is missing; .*kaggle"):
+        datasets.fer2013_csv(tmp_path)
+    write_fer2013(tmp_path)
+    votes, faces = tmp_path / "fer2013new.csv", tmp_path / "fer2013.csv"
+    text = votes.read_text()
+    votes.unlink()
+    with pytest.raises(FileNotFoundError, match=r"fer2013new.csv is missing; .*FERPlus"):
+        datasets.fer2013_csv(tmp_path)
+    write(votes, text.rsplit("PrivateTest", 1)[0])
+    with pytest.raises(ValueError, match=r"24 rows\) and .*23 rows\) must have the same rows"):
+        datasets.fer2013_csv(tmp_path)
+    write(votes, text.split("\n", 1)[1])
+    with pytest.raises(ValueError, match=r"fer2013new.csv must begin with the line Usage,Image"):
+        datasets.fer2013_csv(tmp_path)
+    write(votes, text)
+    write(faces, faces.read_text().replace("20 20,", "20 256,", 1))
+    with pytest.raises(ValueError, match=r"fer2013.csv, image 2: pixels must be 48 × 48"):
+        datasets.fer2013_csv(tmp_path)
+
+
+# RAF-DB
+
+RAF_DB = "train_00001.jpg 5\ntrain_00002.jpg 1\ntrain_00003.jpg 7\ntest_0001.jpg 4\n"
+
+
+def write_raf_db(image, root):
+    write(root / "EmoLabel" / "list_patition_label.txt", RAF_DB)
+    for i, line in enumerate(RAF_DB.splitlines()):
+        name = line.split()[0].replace(".jpg", "_aligned.jpg")
+        save(image, root / "Image" / "aligned" / name, (60 * i, 60 * i, 60 * i), (100, 100))
+
+
+def test_raf_db(tmp_path, image):
+    write_raf_db(image, tmp_path / "basic")
+    data = datasets.raf_db(tmp_path)
+    assert data.train.images.shape == (3, 100, 100, 3)
+    assert data.train.labels.tolist() == [4, 0, 6]
+    assert data.test.labels.tolist() == [3]
+    assert data.classes[4] == "sadness"
+    np.testing.assert_allclose(colours(data.train), [[0] * 3, [60] * 3, [120] * 3], atol=2)
+    assert datasets.raf_db(tmp_path / "basic", 32).test.images.shape == (1, 32, 32, 3)
+
+
+@pytest.mark.parametrize("rest", ["", "test_0001.jpg 1\n"])
+def test_raf_db_with_published_noise(tmp_path, image, rest):
+    write_raf_db(image, tmp_path)
+    noisy = "train_00003.jpg 7\ntrain_00001.jpg 2\ntrain_00002.jpg 1\n" + rest
+    data = datasets.raf_db(tmp_path, label_file=write(tmp_path / "noise.txt", noisy))
+    assert data.train.labels.tolist() == [1, 0, 6]
+    assert data.test.labels.tolist() == [3]
+
+
+def test_raf_db_that_is_not_whole(tmp_path, image):
+    with pytest.raises(FileNotFoundError, match=r"list_patition_label.txt is missing; .*whdeng"):
+        datasets.raf_db(tmp_path)
+    write_raf_db(image, tmp_path)
+    noise = tmp_path / "noise.txt"
+    with pytest.raises(FileNotFoundError, match=r"noise.txt is missing"):
+        datasets.raf_db(tmp_path, label_file=noise)
+    for text, message in (
+        ("train_00001.jpg 8\n", r"noise.txt: labels must lie in \[1, 8\), got values from 8 to 8"),
+        ("train_00001.jpg 0\n", r"labels must lie in \[1, 8\), got values from 0 to 0"),
+        ("train_00001.jpg happy\n", "noise.txt: expected whole numbers"),
+        ("train_00001.jpg\n", "noise.txt, line 1: expected 2 columns, got 1"),
+        ("train_00001.jpg 1\n", "lacks 2 of the 3 train images of .*, the first is train_00002"),
+        (RAF_DB + "train_00001.jpg 1\n", "names 1 of its 5 images twice"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            datasets.raf_db(tmp_path, label_file=write(noise, text))
+    (tmp_path / "Image" / "aligned" / "test_0001_aligned.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 of 1 images .*test_0001_aligned.jpg.*on req"):
+        datasets.raf_db(tmp_path)
+
+
+# AffectNet and ExpW: faces cut out of larger pictures
+
+
+def save_scene(image, path):
+    """Grey, with a face of 4 × 6 pixels at column 3, row 2."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scene = image.new("RGB", (20, 10), (128, 128, 128))
+    scene.paste((250, 0, 0), (3, 2, 7, 8))
+    scene.save(path)
+
+
+def write_affectnet(image, root):
+    head = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"  # noqa: E501
+    rows = [f"1/{e}.png,3,2,4,6,1.5;2.5,{e},0.5,-0.5" for e in range(11)]
+    lists = root / "Manually_Annotated_file_lists"
+    write(lists / "training.csv", "\n".join([head, *rows]))
+    write(lists / "validation.csv", "\n".join(rows[::-1]))  # published without a header
+    for e in range(8):
+        save_scene(image, root / "Manually_Annotated_Images" / "1" / f"{e}.png")
+
+
+@pytest.mark.parametrize("n_classes", [7, 8])
+def test_affectnet(tmp_path, image, n_classes):
+    write_affectnet(image, tmp_path)
+    data = datasets.affectnet(tmp_path, 12, n_classes)
+    assert data.train.images.shape == (n_classes, 12, 12, 3)
+    assert data.train.labels.tolist() == list(range(n_classes))
+    assert data.test.labels.tolist() == list(range(n_classes))[::-1]
+    assert len(data.classes) == n_classes
+    assert colours(data.train) == [[250, 0, 0]] * n_classes
+
+
+def test_affectnet_that_is_not_whole(tmp_path, image):
+    with pytest.raises(FileNotFoundError, match=r"Manually_Annotated_Images is missing; .*mahoor"):
+        datasets.affectnet(tmp_path)
+    write_affectnet(image, tmp_path)
+    with pytest.raises(ValueError, match="n_classes must be 7 or 8, got 10"):
+        datasets.affectnet(tmp_path, n_classes=10)
+    table = tmp_path / "Manually_Annotated_file_lists" / "training.csv"
+    text = table.read_text()
+    write(table, text.replace("1/0.png,3,2", "1/0.png,NULL,2"))
+    with pytest.raises(ValueError, match=r"training.csv: expected whole numbers .*NULL"):
+        datasets.affectnet(tmp_path)
+    write(table, text.replace("1/0.png,3,2", "1/0.png,20,2"))
+    with pytest.raises(ValueError, match=r"0.png cannot .* box \(20, 2, 24, 8\) has no pixel"):
+        datasets.affectnet(tmp_path)
+    write(table, text.replace("1.5;2.5,10", "1.5;2.5,11"))
+    with pytest.raises(ValueError, match=r"labels must lie in \[0, 11\), got values from 0 to 11"):
+        datasets.affectnet(tmp_path)
+
+
+def write_expw(image, root):
+    """Ten photographs of two faces: the red one, and one that reaches over the border."""
+    lines = []
+    for i in range(10):
+        save_scene(image, root / "image" / "origin" / f"scene_{i}.png")
+        lines.append(f"scene_{i}.png 0 2 3 7 8 {10 * i}.5 {i % 7}\n")
+        lines.append(f"scene_{i}.png 1 -5 15 30 30 99.0 6\n")
+    return write(root / "label" / "label.lst", "".join(lines))
+
+
+def test_expw(tmp_path, image):
+    write_expw(image, tmp_path)
+    data = datasets.expw(tmp_path, 8)
+    assert data.train.images.shape == (16, 8, 8, 3)
+    assert data.test.images.shape == (4, 8, 8, 3)
+    assert colours(data.train) == [[250, 0, 0], [128, 128, 128]] * 8
+    assert (data.train.labels[1::2] == 6).all()
+    both = np.concatenate([data.train.labels[::2], data.test.labels[::2]])
+    assert sorted(both) == sorted(i % 7 for i in range(10))
+    assert data.classes[0] == "anger"
+    assert data.classes[6] == "neutral"
+
+
+def test_expw_split_and_confidence(tmp_path, image):
+    write_expw(image, tmp_path / "data")
+    splits = [datasets.expw(tmp_path, 8, seed=seed).test.labels.tolist() for seed in range(5)]
+    assert len({tuple(labels) for labels in splits}) > 1
+    assert splits[3] == datasets.expw(tmp_path, 8, seed=3).test.labels.tolist()
+    half = datasets.expw(tmp_path, 8, test_share=0.5)
+    assert len(half.train.labels) == len(half.test.labels) == 10
+    sure = datasets.expw(tmp_path, 8, min_confidence=50)
+    assert len(sure.train.labels) + len(sure.test.labels) == 15
+
+
+def test_expw_that_is_not_whole(tmp_path, image):
+    with pytest.raises(FileNotFoundError, match=r"label.lst is missing; .*socialrelation"):
+        datasets.expw(tmp_path)
+    table = write_expw(image, tmp_path)
+    with pytest.raises(ValueError, match=r"test_share must lie in \(0, 1\), got 1"):
+        datasets.expw(tmp_path, test_share=1)
+    text = table.read_text()
+    for old, new, message in (
+        ("0.5 0", "0.5 7", r"labels must lie in \[0, 7\), got values from 0 to 7"),
+        ("0.5 0", "high 0", "a confidence is no number .*high"),
+        ("0 2 3 7 8", "0 2 3 7", "line 1: expected 8 columns, got 7"),
+        ("0 2 3 7 8", "0 2 3 3 8", r"scene_0.png cannot .*box \(3, 2, 3, 8\) has no pixel"),
+    ):
+        write(table, text.replace(old, new, 1))
+        with pytest.raises(ValueError, match=message):
+            datasets.expw(tmp_path, 8)
+
+
+def test_pillow_is_asked_for_when_it_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    for part in ("Train", "Valid", "Test"):
+        write(tmp_path / f"FER2013{part}" / "label.csv", 'a.png,"(0, 0, 48, 48)",9,1' + ",0" * 8)
+    with pytest.raises(ImportError, match="needs Pillow: pip install pillow"):
+        datasets.ferplus(tmp_path)
