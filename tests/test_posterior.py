@@ -2,8 +2,17 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import expit
+from sklearn.exceptions import NotFittedError
+from sklearn.mixture import GaussianMixture
 
-from resup import BetaMixture, DecoyMixture, Posterior, log_label_similarity
+from resup import (
+    BetaMixture,
+    DecoyMixture,
+    Posterior,
+    SimilarityHistogram,
+    log_label_similarity,
+)
+from resup.posterior import ROWS, AnyMixture, TablePosterior
 
 MIXTURES = {
     "default": BetaMixture(),
@@ -44,8 +53,9 @@ def test_saturated_logits_give_finite_weights(similarities):
     assert weights[0] > weights[1]
 
 
-def test_compiles_without_a_break(similarities):
-    weigh = Posterior().load(BetaMixture().fit(similarities))
+@pytest.mark.parametrize("kind", [Posterior, TablePosterior])
+def test_compiles_without_a_break(kind, similarities):
+    weigh = kind().load(BetaMixture().fit(similarities))
 
     def step(logits, targets):
         return weigh(*log_label_similarity(logits, targets))
@@ -56,8 +66,9 @@ def test_compiles_without_a_break(similarities):
     torch.testing.assert_close(compiled(logits, targets), step(logits, targets))
 
 
-def test_groups_are_independent(similarities):
-    weigh = Posterior(2).load(BetaMixture().fit(similarities), group=1)
+@pytest.mark.parametrize("kind", [Posterior, TablePosterior])
+def test_groups_are_independent(kind, similarities):
+    weigh = kind(2).load(BetaMixture().fit(similarities), group=1)
     s = torch.rand(2, 50)
     weights = weigh(s.log(), (-s).log1p())
     assert (weights[0] == 1).all()
@@ -81,3 +92,141 @@ def test_the_odds_are_cut_to_where_they_rise(a, b):
 def test_more_than_two_components_have_no_closed_form(similarities):
     with pytest.raises(ValueError, match="mixture must be a fitted BetaMixture of one or two"):
         Posterior().load(BetaMixture(3).fit(similarities))
+
+
+# ---------------------------------------------------------------------------- any estimator
+
+
+class Sigmoid:
+    """Not of scikit-learn: no get_params, the clean column first, fitted by its mean alone."""
+
+    def fit(self, X):
+        assert X.shape[1:] == (1,)
+        self.n, self.middle = len(X), X.mean()
+        return self
+
+    def predict_proba(self, X):
+        clean = expit(20 * (X[:, 0] - self.middle))
+        return np.stack([clean, 1 - clean], 1)
+
+
+def logs(s):
+    s = torch.as_tensor(s, dtype=torch.float64)
+    return s.log().float(), (-s).log1p().float()
+
+
+def test_a_table_is_the_posterior_of_each_bin(similarities):
+    for mixture in (BetaMixture(3), AnyMixture(GaussianMixture(2)), AnyMixture(Sigmoid())):
+        mixture.fit(similarities)
+        weigh = TablePosterior().load(mixture)
+        centres = SimilarityHistogram.centres[1:-1]
+        expected = mixture.predict_proba(centres)[:, -1]
+        np.testing.assert_allclose(weigh(*logs(centres)), expected, atol=1e-6)
+        assert 0 <= expected.min() < 0.1 < 0.9 < expected.max() <= 1
+
+
+def test_a_table_keeps_shapes_and_nan():
+    weigh = TablePosterior()
+    s = torch.tensor([0.0, 0.3, torch.nan, 1.0])
+    for shape in ((4,), (1, 4)):
+        w = weigh(s.log().view(shape), (-s).log1p().view(shape))
+        assert w.shape == shape
+        torch.testing.assert_close(w.flatten(), torch.tensor([1, 1, torch.nan, 1]), equal_nan=True)
+    assert TablePosterior(3)(s.log(), (-s).log1p()).shape == (3, 4)
+
+
+def test_gaussians_are_those_of_the_samples(similarities):
+    theirs = GaussianMixture(2, random_state=0).fit(similarities[:, None])
+    for given in (similarities, SimilarityHistogram().update(np.tile(similarities, 50))):
+        ours = AnyMixture(GaussianMixture(2)).fit(given).estimator_
+        for name in ("means_", "covariances_", "weights_"):
+            np.testing.assert_allclose(
+                np.sort(getattr(ours, name).ravel()),
+                np.sort(getattr(theirs, name).ravel()),
+                rtol=0.03,
+            )
+
+
+@pytest.mark.parametrize("order", [(0.1, 0.9), (0.9, 0.1)])
+def test_the_last_column_is_the_clean_one_wherever_it_was(order, similarities):
+    gaussians = GaussianMixture(2, means_init=np.array(order)[:, None])
+    for estimator in (gaussians, Sigmoid()):
+        proba = AnyMixture(estimator).fit(similarities).predict_proba([0.1, 0.9])
+        assert proba[0, -1] < 0.2
+        assert proba[1, -1] > 0.8
+
+
+@pytest.mark.parametrize("n", [1, 37, ROWS, ROWS + 1, 123_456])
+def test_rows_have_the_shares_of_the_histogram(n, rng):
+    counts = rng.multinomial(n, rng.dirichlet(np.full(2432, 0.05)))
+    histogram = SimilarityHistogram(counts)
+
+    class Recorder(Sigmoid):
+        def fit(self, X):
+            self.rows = X[:, 0]
+            return super().fit(X)
+
+    mixture = AnyMixture(Recorder()).fit(histogram)
+    if np.count_nonzero(counts) < 2:
+        assert not hasattr(mixture.estimator_, "rows")
+        return
+    got = SimilarityHistogram().update(mixture.estimator_.rows)
+    if n <= ROWS:
+        np.testing.assert_array_equal(got.counts, counts)
+    else:
+        assert got.total == ROWS
+        assert np.abs(got.counts - counts * ROWS / n).max() < 1
+
+
+def test_an_estimator_is_cloned_and_seeded():
+    mine = GaussianMixture(2)
+    rng_state = np.random.get_state()[1].tolist()  # noqa: NPY002
+    s = np.linspace(0.01, 0.99, 500)
+    a, b = (AnyMixture(mine).fit(s) for _ in "ab")
+    assert mine.random_state is None
+    assert not hasattr(mine, "means_")
+    assert np.random.get_state()[1].tolist() == rng_state  # noqa: NPY002
+    np.testing.assert_array_equal(a.predict_proba(s), b.predict_proba(s))
+    assert AnyMixture(GaussianMixture(2, random_state=7)).fit(s).estimator_.random_state == 7
+
+
+def test_similarities_all_alike_are_all_right():
+    mixture = AnyMixture(GaussianMixture(2)).fit([0.5] * 10)
+    assert mixture.degenerate_
+    assert (TablePosterior().load(mixture)(*logs([0.1, 0.9])) == 1).all()
+
+
+@pytest.mark.parametrize("estimator", [None, "gaussian", GaussianMixture, Posterior()])
+def test_what_is_no_estimator_is_refused(estimator):
+    with pytest.raises(TypeError, match="mixture must be an estimator with fit and predict_proba"):
+        AnyMixture(estimator)
+
+
+@pytest.mark.parametrize(
+    ("proba", "message"),
+    [
+        (lambda n: np.full((n, 2), np.nan), "must give finite values in .0, 1., got .* nan to nan"),
+        (lambda n: np.full((n, 2), -0.5), "must give finite values in .0, 1., got .* -0.5 to -0.5"),
+        (lambda n: np.zeros(n), r"must give shape \(2432, components\), got \(2432,\)"),
+        (lambda n: np.zeros((3, 2)), r"must give shape \(2432, components\), got \(3, 2\)"),
+    ],
+)
+def test_probabilities_that_are_none(proba, message):
+    class Broken(Sigmoid):
+        def predict_proba(self, X):
+            return proba(len(X))
+
+    with pytest.raises(ValueError, match=message):
+        AnyMixture(Broken()).fit([0.1, 0.9])
+
+
+def test_any_mixture_refuses_what_is_no_similarity():
+    mixture = AnyMixture(Sigmoid())
+    with pytest.raises(NotFittedError, match="call fit before predict_proba"):
+        mixture.predict_proba([0.5])
+    with pytest.raises(ValueError, match="at least one sample"):
+        mixture.fit([])
+    with pytest.raises(ValueError, match="similarities must lie in"):
+        mixture.fit([0.1, 1.9])
+    with pytest.raises(ValueError, match="must not contain NaN"):
+        mixture.fit([0.1, 0.9]).predict_proba([np.nan])

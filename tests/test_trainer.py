@@ -4,6 +4,7 @@ import pytest
 import reference
 import torch
 import torch.nn.functional as F
+from sklearn.mixture import GaussianMixture
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
@@ -134,8 +135,16 @@ def test_clean_probability_refuses_orders_that_mean_nothing():
         t.clean_probability([])
 
 
-@pytest.mark.parametrize("scheduler_interval", ["epoch", "step"])
-def test_state_dict_goes_on_as_if_nothing_had_happened(scheduler_interval, tmp_path):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scheduler_interval": "epoch"},
+        {"scheduler_interval": "step"},
+        {"mixture": GaussianMixture(2), "signal": "loss"},
+    ],
+    ids=str,
+)
+def test_state_dict_goes_on_as_if_nothing_had_happened(options, tmp_path):
     train = data()
     loader = DataLoader(train, 32)  # unshuffled: no random state to restore
 
@@ -144,9 +153,7 @@ def test_state_dict_goes_on_as_if_nothing_had_happened(scheduler_interval, tmp_p
         models = pair()
         optimizer = adam(*models)
         scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
-        return CoTrainer(
-            models, optimizer, scheduler, scheduler_interval=scheduler_interval, progress=False
-        )
+        return CoTrainer(models, optimizer, scheduler, progress=False, **options)
 
     straight = make().fit(loader, 5)
     first = make().fit(loader, 3)
@@ -156,6 +163,8 @@ def test_state_dict_goes_on_as_if_nothing_had_happened(scheduler_interval, tmp_p
     second.fit(loader, 5)
     assert_same(straight.models, second.models)
     assert straight.history == second.history
+    reports = (vars(t.report(loader)) for t in (straight, second))
+    torch.testing.assert_close(*reports, rtol=0, atol=0)
 
 
 def test_a_foreign_state_is_refused():

@@ -3,6 +3,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from sklearn.mixture import GaussianMixture
 
 from resup import (
     BetaMixture,
@@ -225,3 +226,83 @@ def test_compiles_without_a_break(name, mixture):
         weigher.refit()
     torch.testing.assert_close(step(logits, targets), plain(logits, targets))
     torch.testing.assert_close(compiled.seen.counts, plain.seen.counts)
+
+
+# ---------------------------------------------------------------------------- any estimator
+
+
+class Threshold:
+    """Not of scikit-learn: a setting, no get_params, the clean column first."""
+
+    def __init__(self, share):
+        self.share = share
+
+    def fit(self, X):
+        self.at = np.quantile(X, self.share)
+
+    def predict_proba(self, X):
+        clean = (X[:, 0] > self.at).astype(float)
+        return np.stack([clean, 1 - clean], 1)
+
+
+ESTIMATORS = {
+    "gaussians": GaussianMixture(2),
+    "a class of one's own": Threshold(0.3),
+    "three Betas": BetaMixture(3),
+}
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_any_estimator_weighs_and_judges(name):
+    logits, targets, right = logits_like_a_network()
+    weigher = SampleWeigher(ESTIMATORS[name])
+    assert (weigher(logits, targets) == 1).all()
+    weigher.refit()
+    for mixture, z, w, p in zip(
+        weigher.mixtures_, logits, weigher(logits, targets), weigher.judge(logits, targets),
+        strict=True,
+    ):  # fmt: skip
+        expected = mixture.predict_proba(cosine_label_similarity(z, targets))[:, -1]
+        assert np.isclose(w, expected, atol=0.02).mean() > 0.99  # a bin may straddle a threshold
+        assert torch.equal(w, p)
+        assert w[right].mean() > w[~right].mean() + 0.5
+    assert weigher.noise_rates_ == pytest.approx([0.3, 0.3], abs=0.2)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_any_estimator_comes_back_from_the_state_dict(name):
+    logits, targets, _ = logits_like_a_network()
+    weigher, other = SampleWeigher(ESTIMATORS[name]), SampleWeigher(ESTIMATORS[name])
+    weigher(logits, targets)
+    weigher.refit()
+    other.load_state_dict(copy.deepcopy(weigher.state_dict()))
+    assert torch.equal(other(logits, targets), weigher(logits, targets))
+    assert other(logits, targets).min() < 0.5
+    assert other.noise_rates_ == weigher.noise_rates_
+
+
+def test_any_estimator_compiles_and_leaves_nan_at_1():
+    logits, targets, _ = logits_like_a_network()
+    weigher = SampleWeigher(GaussianMixture(2))
+    weigher(logits, targets)
+    weigher.refit()
+    torch._dynamo.reset()
+    step = torch.compile(weigher, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(step(logits, targets, False), weigher(logits, targets, False))
+    logits[0, 5] = torch.nan
+    assert weigher(logits, targets)[0, 5] == 1
+
+
+def test_any_estimator_on_similarities_all_alike():
+    weigher = SampleWeigher(GaussianMixture(2))
+    logits, targets = torch.zeros(2, 50, 3), torch.zeros(50, dtype=torch.long)
+    weigher(logits, targets)
+    with pytest.warns(UserWarning, match="the mixture of network . is degenerate"):
+        weigher.refit()
+    assert (weigher(logits, targets) == 1).all()
+
+
+@pytest.mark.parametrize("mixture", ["gmm", GaussianMixture, torch.nn.Identity()])
+def test_what_is_no_estimator_is_refused_at_once(mixture):
+    with pytest.raises(TypeError, match="mixture must be an estimator with fit and predict_proba"):
+        SampleWeigher(mixture)

@@ -1,16 +1,22 @@
-"""A fitted mixture as weights on any device: the posterior of Eq. 5 in closed form."""
+"""A fitted mixture as weights on any device: the posterior of Eq. 5, in closed form or a table."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from ._base import ALWAYS_RIGHT, LogOdds
+from .accumulator import device_bin_index
+from .histogram import CENTRES, N_BINS, SimilarityHistogram, as_similarities, check_range, to_numpy
 
-__all__ = ["Posterior"]
+__all__ = ["AnyMixture", "Posterior", "TablePosterior"]
 
 
 class _HasLogOdds(Protocol):
@@ -107,3 +113,195 @@ class Posterior(nn.Module):
             log_s = torch.clamp(log_s, s_low, s_high)
             log_1ms = torch.clamp(log_1ms, r_low, r_high)
             return torch.sigmoid(a * log_s + b * log_1ms + c)
+
+
+class TablePosterior(nn.Module):
+    """Probability that a label is right, read from a table over the bins of S.
+
+    It takes the place of :class:`resup.Posterior` for mixtures without its closed form. Where their
+    posterior falls as S grows, so do the weights. A new one gives every label weight 1.
+
+    Parameters
+    ----------
+    groups : int, default=1
+        How many mixtures are kept side by side, such as one a network.
+
+    Attributes
+    ----------
+    table : Tensor of shape (groups, 2432), float32
+        Posterior in each bin of :class:`resup.SimilarityHistogram`; a buffer that `load` writes
+        into in place.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn.mixture import GaussianMixture
+    >>> from resup import log_label_similarity
+    >>> from resup.posterior import AnyMixture, TablePosterior
+    >>> mixture = AnyMixture(GaussianMixture(2)).fit([0.05, 0.1, 0.1, 0.2, 0.8, 0.9, 0.9, 0.95])
+    >>> weigh = TablePosterior().load(mixture)
+    >>> logits = torch.tensor([[2.0, 0.0], [0.0, 2.0]])
+    >>> weigh(*log_label_similarity(logits, torch.tensor([0, 0]))) > 0.5
+    tensor([ True, False])
+    """
+
+    table: Tensor
+
+    def __init__(self, groups: int = 1) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.ones(groups, N_BINS))
+
+    def load(self, mixture: Any, group: int = 0) -> Self:
+        """Take over a fitted mixture.
+
+        Parameters
+        ----------
+        mixture : AnyMixture, BetaMixture or DecoyMixture
+            Fitted. The last column of its `predict_proba` is taken.
+        group : int, default=0
+            Which of the side-by-side mixtures to replace.
+
+        Returns
+        -------
+        self
+        """
+        self.table[group].copy_(torch.from_numpy(mixture.predict_proba(CENTRES)[:, -1]))
+        return self
+
+    def reset(self, group: int = 0) -> None:
+        """Give every label weight 1 again."""
+        self.table[group].fill_(1)
+
+    @torch.no_grad()
+    def forward(self, log_s: Tensor, log_1ms: Tensor) -> Tensor:
+        """Weigh similarities given by their logarithms, as :meth:`resup.Posterior.forward`."""
+        index = device_bin_index(log_s, log_1ms).expand(len(self.table), -1)
+        weights = self.table.gather(1, index).where(~(log_s.isnan() | log_1ms.isnan()), torch.nan)
+        return weights if len(self.table) > 1 else weights.view(log_s.shape)
+
+
+ROWS = 10_000
+
+
+class AnyMixture:
+    """Any scikit-learn-style estimator as a mixture of right and wrong labels.
+
+    It is fitted to at most 10,000 rows that represent the histogram of the similarities: centres of
+    bins, each as often as its share. So the cost does not grow with the number of samples, and an
+    estimator without `sample_weight` will do. A `random_state` of None is set to 0, so that a
+    resumed run and every process of several find the same mixture.
+
+    Parameters
+    ----------
+    estimator : object with `fit` and `predict_proba`
+        Such as ``sklearn.mixture.GaussianMixture(2)``; both methods are given shape (n, 1). It is
+        cloned (deep-copied, if scikit-learn cannot clone it) and stays unfitted.
+
+    Attributes
+    ----------
+    estimator_ : object
+        The fitted clone.
+    order_ : ndarray of int
+        Its columns in ascending order of their mean similarity; empty if nothing was fitted.
+    degenerate_ : bool
+        True if all similarities are alike, so that nothing was fitted and every posterior is 1, or
+        if the estimator says so of itself.
+
+    Examples
+    --------
+    >>> from sklearn.mixture import GaussianMixture
+    >>> from resup.posterior import AnyMixture
+    >>> mixture = AnyMixture(GaussianMixture(2)).fit([0.05, 0.1, 0.1, 0.2, 0.8, 0.9, 0.9, 0.95])
+    >>> mixture.predict_proba([0.1, 0.9]).round(3)
+    array([[1., 0.],
+           [0., 1.]])
+    """
+
+    def __init__(self, estimator: Any) -> None:
+        methods = [getattr(estimator, name, None) for name in ("fit", "predict_proba")]
+        if isinstance(estimator, type) or not all(map(callable, methods)):
+            raise TypeError(
+                f"mixture must be an estimator with fit and predict_proba, got {estimator!r}"
+            )
+        self.estimator = estimator
+
+    def fit(self, X: Any) -> Self:
+        """Fit to similarities.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (N,) or (N, 1), or SimilarityHistogram
+            Similarities in [0, 1], N >= 1.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If X is empty, holds NaN or leaves [0, 1], or the estimator gives probabilities that
+            are not finite, leave [0, 1] or have another shape than (n, components).
+        """
+        summary = X if isinstance(X, SimilarityHistogram) else SimilarityHistogram().update(X)
+        counts, total = summary.counts, summary.total
+        if not total > 0:
+            raise ValueError("similarities must hold at least one sample, got 0 sample(s)")
+        self.estimator_ = clone(self.estimator, safe=False)
+        self.order_ = np.arange(0)
+        self.degenerate_ = bool(np.count_nonzero(counts) < 2)
+        if self.degenerate_:
+            return self
+        if hasattr(self.estimator_, "get_params"):
+            given = self.estimator_.get_params()
+            unset = [
+                name for name in given if name.endswith("random_state") and given[name] is None
+            ]
+            self.estimator_.set_params(**dict.fromkeys(unset, 0))
+        n = min(ROWS, max(1, round(total)))
+        places = (np.arange(n) + 0.5) * (total / n)
+        self.estimator_.fit(CENTRES[np.searchsorted(counts.cumsum(), places), None])
+        self.degenerate_ = bool(getattr(self.estimator_, "degenerate_", False))
+        proba = self._columns(CENTRES)
+        mass = counts @ proba
+        means = (counts * CENTRES) @ proba / np.where(mass > 0, mass, np.inf)
+        self.order_ = np.argsort(means, kind="stable")
+        return self
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Posterior of each component.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (N,) or (N, 1)
+            Similarities in [0, 1].
+
+        Returns
+        -------
+        ndarray of shape (N, components)
+            As the estimator gives it, the columns ascending in mean similarity: the **last** one is
+            the probability that a label is right. It may fall where the similarity grows, unlike
+            that of :class:`resup.BetaMixture`; a Gaussian of larger variance wins at both ends.
+        """
+        if not hasattr(self, "estimator_"):
+            raise NotFittedError("call fit before predict_proba")
+        s = as_similarities(X).astype(np.float64)
+        check_range(s)
+        return self._columns(s)[:, self.order_] if len(self.order_) else np.ones((len(s), 1))
+
+    def _columns(self, s: NDArray[np.float64]) -> NDArray[np.float64]:
+        proba = to_numpy(self.estimator_.predict_proba(s[:, None])).astype(np.float64)
+        if proba.ndim != 2 or len(proba) != len(s) or not proba.shape[1]:
+            raise ValueError(
+                f"predict_proba of {self.estimator_!r} must give shape ({len(s)}, components), "
+                f"got {proba.shape}"
+            )
+        if not (np.abs(proba - 0.5) <= 0.5 + 1e-6).all():
+            raise ValueError(
+                f"predict_proba of {self.estimator_!r} must give finite values in [0, 1], "
+                f"got values from {proba.min():g} to {proba.max():g}"
+            )
+        return proba.clip(0, 1)
+
+    def __repr__(self) -> str:
+        return f"AnyMixture({self.estimator!r})"

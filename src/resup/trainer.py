@@ -71,7 +71,8 @@ class CoTrainer:
         Epochs of plain cross-entropy, without consistency, before the first mixture.
     mixture : estimator, optional
         Fitted to the similarities of each network; `BetaMixture()` by default.
-        ``BetaMixture.as_published()`` is the authors' program.
+        ``BetaMixture.as_published()`` is the authors' program; any estimator with `fit` and
+        `predict_proba` will do (:class:`resup.posterior.AnyMixture`).
     signal : {"similarity", "loss"} or callable, default="similarity"
         What the mixtures are fitted to, as in :class:`SampleWeigher`.
     similarities : {"step", "pass"}, default="step"

@@ -10,12 +10,13 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
+from ._base import SimilarityMixture
 from .accumulator import DecoyAccumulator, HistogramAccumulator
 from .decoy import DecoyMixture, contradiction_rate
 from .distributed import add_up
 from .histogram import SimilarityHistogram
 from .mixture import BetaMixture
-from .posterior import Posterior
+from .posterior import AnyMixture, Posterior, TablePosterior
 from .similarity import Signal, check_signal, log_signal
 
 __all__ = ["SampleWeigher"]
@@ -31,8 +32,10 @@ class SampleWeigher(nn.Module):
 
     Parameters
     ----------
-    mixture : BetaMixture or DecoyMixture, default=BetaMixture()
-        Cloned and fitted for each network. For a `DecoyMixture` the step gathers decoys and how
+    mixture : estimator, default=BetaMixture()
+        `BetaMixture`, `DecoyMixture` or any object with `fit` and `predict_proba`, such as
+        ``sklearn.mixture.GaussianMixture(2)``: see :class:`resup.posterior.AnyMixture`. Cloned and
+        fitted for each network. For a `DecoyMixture` the step gathers decoys and how
         often the surest predictions contradict their labels; the rate that two epochs in a row
         have shown is remembered, since wrong labels are no fewer once they are memorised.
     networks : int, default=2
@@ -49,7 +52,7 @@ class SampleWeigher(nn.Module):
 
     Attributes
     ----------
-    mixtures_ : list of estimator
+    mixtures_ : list of BetaMixture, DecoyMixture or AnyMixture
         The last fitted mixtures, one a network; empty before the first `refit`. They are rebuilt
         from the state dict.
     noise_rates_ : list of float
@@ -59,6 +62,14 @@ class SampleWeigher(nn.Module):
     -----
     UserWarning
         If the data of an epoch do not support a mixture, so that a network weighs every sample 1.
+
+    Raises
+    ------
+    TypeError
+        If `mixture` is no estimator with `fit` and `predict_proba`.
+    ValueError
+        If `signal` is unknown or, in a step, gives another shape than (N,); or, in `refit`, if the
+        mixture gives probabilities that are not finite.
 
     Examples
     --------
@@ -90,7 +101,13 @@ class SampleWeigher(nn.Module):
         self.signal = signal
         self.negligible_noise = negligible_noise
         self.mixture = BetaMixture() if mixture is None else mixture
-        self.posterior, self.weight = Posterior(networks), Posterior(networks)
+        self.closed_form = isinstance(self.mixture, SimilarityMixture) and (
+            self.mixture.n_components <= 2
+        )
+        if not self.closed_form:
+            AnyMixture(self.mixture)  # raises now rather than after an epoch
+        kind = Posterior if self.closed_form else TablePosterior
+        self.posterior, self.weight = kind(networks), kind(networks)
         self.seen = HistogramAccumulator(networks)
         self.register_buffer("fitted_counts", torch.zeros_like(self.seen.counts))
         takes_decoys = isinstance(self.mixture, DecoyMixture)
@@ -191,6 +208,8 @@ class SampleWeigher(nn.Module):
                 )
 
     def _fitted(self, network: int, histogram: SimilarityHistogram) -> Any:
+        if not self.closed_form:
+            return AnyMixture(self.mixture).fit(histogram)
         mixture = clone(self.mixture)
         if self.decoys is None:
             return mixture.fit(histogram)
