@@ -1,0 +1,65 @@
+"""CIFAR-10 with wrong labels (Table 5): one run.
+
+    python examples/cifar10.py --data DATA --noise symmetric --rate 0.5 --method resup-decoys
+
+`DATA` holds ``cifar-10-batches-py``, and ``CIFAR-10_human.npz`` or ``.pt`` for the human labels of
+CIFAR-10N. Writes a JSON line an epoch, a checkpoint from which the same command goes on, and in the
+end ``result.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from paper.datasets import Dataset, cifar10, cifar_n
+from paper.run import Protocol, arguments, late_decay, run
+
+from resup.noise import apply_transition, asymmetric_transition, symmetric_transition
+
+PARTNER = {9: 1, 2: 0, 4: 7, 3: 5, 5: 3}  # truck, bird, deer, cat, dog
+HUMAN = ("aggre", "random1", "random2", "random3", "worst")
+NOISES = ("clean", "symmetric", "asymmetric", *HUMAN)
+
+PROTOCOLS = {
+    "paper": Protocol(
+        network="cnn7", epochs=200, batch=128, lr=1e-3, last=10, schedule=late_decay
+    ),
+    "cpu": Protocol(
+        network="cnn7", options={"width": 32, "stride": 2}, samples=10_000, test_every=2,
+        epochs=20, batch=128, lr=1e-3, last=5, schedule=late_decay,
+    ),
+}  # fmt: skip
+
+
+def labels(args: argparse.Namespace, data: Dataset) -> NDArray[np.int64]:
+    true = data.train.labels
+    if args.noise in HUMAN:
+        files = [args.data / f"CIFAR-10_human.{kind}" for kind in ("pt", "npz")]
+        return cifar_n(files[0] if files[0].exists() else files[1], args.noise)
+    if args.noise == "clean":
+        return true
+    if args.noise == "symmetric":
+        transition = symmetric_transition(10, args.rate)
+    else:
+        transition = asymmetric_transition(10, args.rate, PARTNER)
+    return apply_transition(true, transition, args.seed)
+
+
+def protocol(args: argparse.Namespace) -> Protocol:
+    chosen = PROTOCOLS[args.size]
+    return replace(chosen, epochs=args.epochs) if args.epochs else chosen
+
+
+def main() -> None:
+    parser = arguments(__doc__.splitlines()[0], "cifar-10-batches-py")
+    parser.add_argument("--noise", choices=NOISES, default="symmetric")
+    args = parser.parse_args()
+    data = cifar10(args.data)
+    run(args, "cifar10", args.noise, data, labels(args, data), protocol(args))
+
+
+if __name__ == "__main__":
+    main()

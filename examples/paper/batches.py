@@ -1,0 +1,146 @@
+"""Batches from images that stay on the device as bytes, augmented a whole batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+Augmentation = Callable[[Tensor, Tensor], Tensor]
+"""Takes images (N, C, H, W) and numbers (N, DRAWS), uniform in [0, 1)."""
+
+DRAWS = 8
+
+
+class DeviceBatches:
+    """Batches ``(images, labels)`` of a data set that fits into the memory of the device.
+
+    The bytes are sent there once. An epoch draws its order and the numbers for its augmentation
+    from `generator`, on the CPU, and sends them in one piece; so the same seed gives the same
+    batches on every device, and a checkpoint of `CoTrainer` holds the generator's state.
+
+    Parameters
+    ----------
+    images : ndarray of shape (N, H, W, C), uint8
+    labels : ndarray of shape (N,)
+    batch_size : int
+    augment : sequence of Augmentation, default=()
+        Applied in order to the normalised images.
+    shuffle : bool, default=False
+    seed : int, default=0
+    device : device, default="cpu"
+    mean, std : sequence of float, optional
+        Of each channel, in [0, 1]; by default those of `images`.
+    """
+
+    def __init__(
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        batch_size: int,
+        *,
+        augment: Sequence[Augmentation] = (),
+        shuffle: bool = False,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        if images.ndim != 4 or images.dtype != np.uint8 or len(images) != len(labels):
+            raise ValueError(
+                "images must be uint8 of shape (N, H, W, C) with one label each, got "
+                f"{images.dtype} of {images.shape} and {len(labels)} labels"
+            )
+        self.images = torch.from_numpy(images).permute(0, 3, 1, 2).to(device)
+        self.images = self.images.contiguous(memory_format=torch.channels_last)
+        self.labels = torch.from_numpy(labels).to(device)
+        self.batch_size, self.augment, self.shuffle = batch_size, augment, shuffle
+        self.generator = torch.Generator().manual_seed(seed)
+        self.statistics = mean_and_std(images) if mean is None or std is None else (mean, std)
+        mean, std = self.statistics
+        shape = 1, -1, 1, 1
+        self.scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(shape)
+        self.offset = torch.tensor(
+            [-m / s for m, s in zip(mean, std, strict=True)], device=device
+        ).view(shape)
+
+    def __len__(self) -> int:
+        return -(-len(self.labels) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        n, device = len(self.labels), self.labels.device
+        order = numbers = None
+        if self.shuffle:
+            order = torch.randperm(n, generator=self.generator).to(device, non_blocking=True)
+        if self.augment:
+            numbers = torch.rand(len(self.augment), n, DRAWS, generator=self.generator)
+            numbers = numbers.to(device, non_blocking=True)
+        for start in range(0, n, self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            taken = rows if order is None else order[rows]
+            images = torch.addcmul(self.offset, self.images[taken].float(), self.scale)
+            for i, augmentation in enumerate(self.augment):
+                images = augmentation(images, numbers[i, rows])
+            yield images, self.labels[taken]
+
+
+def mean_and_std(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel, of values in [0, 1]."""
+    counts = [np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[3])]
+    values, means, stds = np.arange(256) / 255, [], []
+    for count in counts:
+        mean = float(np.average(values, weights=count))
+        means.append(mean)
+        stds.append(float(np.average((values - mean) ** 2, weights=count)) ** 0.5 or 1.0)
+    return means, stds
+
+
+def flip(images: Tensor, numbers: Tensor) -> Tensor:
+    """Mirror one image in two."""
+    return torch.where(numbers[:, :1, None, None] < 0.5, images.flip(3), images)
+
+
+def crop(padding: int) -> Augmentation:
+    """Shift each image by up to `padding` pixels both ways, with black beyond its edge."""
+
+    def shift(images: Tensor, numbers: Tensor) -> Tensor:
+        n, _, height, width = images.shape
+        padded = F.pad(images, [padding] * 4)
+        corner = (numbers[:, :2] * (2 * padding + 1)).long()
+        rows = corner[:, :1] + torch.arange(height, device=images.device)
+        columns = corner[:, 1:] + torch.arange(width, device=images.device)
+        sample = torch.arange(n, device=images.device)[:, None, None]
+        cut = padded.permute(0, 2, 3, 1)[sample, rows[:, :, None], columns[:, None]]
+        return cut.permute(0, 3, 1, 2)
+
+    return shift
+
+
+def erase(
+    probability: float = 0.5,
+    area: tuple[float, float] = (0.02, 0.25),
+    aspect: tuple[float, float] = (0.3, 3.3),
+) -> Augmentation:
+    """Put 0, the mean colour, into a random rectangle of a share `probability` of the images."""
+
+    def put(images: Tensor, numbers: Tensor) -> Tensor:
+        n, _, height, width = images.shape
+        which, size, shape, top, left = numbers[:, :5].unbind(1)
+        size = (area[0] + size * (area[1] - area[0])) * height * width
+        low, high = np.log(aspect[0]), np.log(aspect[1])
+        shape = torch.exp(low + shape * (high - low))
+        h = (size * shape).sqrt().clamp(max=height)
+        w = (size / shape).sqrt().clamp(max=width)
+        top, left = top * (height - h), left * (width - w)
+        y = torch.arange(height, device=images.device).expand(n, -1)
+        x = torch.arange(width, device=images.device).expand(n, -1)
+        rows = (y >= top[:, None]) & (y < (top + h)[:, None])
+        columns = (x >= left[:, None]) & (x < (left + w)[:, None])
+        hit = rows[:, :, None] & columns[:, None] & (which < probability)[:, None, None]
+        return images.masked_fill(hit[:, None], 0)
+
+    return put

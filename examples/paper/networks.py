@@ -1,0 +1,191 @@
+"""Backbones by name, with one call for all: ``build("resnet18", classes=7, channels=1)``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def cnn7(
+    classes: int, channels: int = 3, size: int = 32, width: int = 64, stride: int = 1
+) -> nn.Module:
+    """Build the seven-layer CNN of JoCoR and of Table 5; a smaller `width` makes it cheaper."""
+    side = size // stride
+
+    def conv(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
+        return [
+            nn.Conv2d(inputs, outputs, 3, stride, 1), nn.BatchNorm2d(outputs), nn.ReLU()
+        ]  # fmt: skip
+
+    third = 196 * width // 64
+    return nn.Sequential(
+        *(*conv(channels, width, stride), *conv(width, width), nn.MaxPool2d(2)),
+        *(*conv(width, 2 * width), *conv(2 * width, 2 * width), nn.MaxPool2d(2)),
+        *(*conv(2 * width, third), *conv(third, 16), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(16 * (side // 8) ** 2, classes)),
+    )
+
+
+class Block(nn.Module):
+    """Two 3×3 convolutions, or 1×1, 3×3 and 1×1 with ``expansion=4``, beside a shortcut."""
+
+    def __init__(self, inputs: int, width: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        outputs = width * expansion
+        if expansion == 1:
+            shapes = [(inputs, width, 3, stride), (width, outputs, 3, 1)]
+        else:
+            shapes = [(inputs, width, 1, 1), (width, width, 3, stride), (width, outputs, 1, 1)]
+        self.depth = len(shapes)
+        for i, (a, b, kernel, step) in enumerate(shapes, 1):
+            setattr(self, f"conv{i}", nn.Conv2d(a, b, kernel, step, kernel // 2, bias=False))
+            setattr(self, f"bn{i}", nn.BatchNorm2d(b))
+        self.downsample = None
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        for i in range(1, self.depth + 1):
+            y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(y))
+            if i < self.depth:
+                y = F.relu(y)
+        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class ResNet(nn.Module):
+    """ResNet whose parameters bear the names of torchvision's, so that its weight files load.
+
+    The stem is that for images of 32×32 (3×3, no pooling) or that of ImageNet (7×7, pooling).
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        blocks: tuple[int, ...],
+        expansion: int,
+        channels: int = 3,
+        small: bool = False,
+    ) -> None:
+        super().__init__()
+        kernel, stride = (3, 1) if small else (7, 2)
+        self.conv1 = nn.Conv2d(channels, 64, kernel, stride, kernel // 2, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.pool = nn.Identity() if small else nn.MaxPool2d(3, 2, 1)
+        inputs = 64
+        for i, count in enumerate(blocks):
+            width, layer = 64 << i, nn.Sequential()
+            for j in range(count):
+                layer.append(Block(inputs, width, 2 if i and not j else 1, expansion))
+                inputs = width * expansion
+            setattr(self, f"layer{i + 1}", layer)
+        self.stages = len(blocks)
+        self.fc = nn.Linear(inputs, classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(F.relu(self.bn1(self.conv1(x))))
+        for i in range(self.stages):
+            x = getattr(self, f"layer{i + 1}")(x)
+        return self.fc(x.mean((2, 3)))
+
+
+def _resnet(blocks: tuple[int, ...], expansion: int, small: bool) -> Callable[..., nn.Module]:
+    def make(classes: int, channels: int = 3, size: int = 32) -> nn.Module:
+        return ResNet(classes, blocks, expansion, channels, small)
+
+    return make
+
+
+def _torchvision(name: str, first: str, last: str) -> Callable[..., nn.Module]:
+    """Make a torchvision model with `classes` outputs in its layer `last`."""
+
+    def make(classes: int, channels: int = 3, size: int = 224) -> nn.Module:
+        from torchvision import models
+
+        network = models.get_model(name)
+        head = network.get_submodule(last)
+        network.set_submodule(last, nn.Linear(head.in_features, classes))
+        if channels != 3:
+            stem = network.get_submodule(first)
+            new = nn.Conv2d(
+                channels, stem.out_channels, stem.kernel_size, stem.stride, stem.padding,
+                bias=stem.bias is not None,
+            )  # fmt: skip
+            network.set_submodule(first, new)
+        return network
+
+    return make
+
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "cnn7": cnn7,
+    "resnet18": _resnet((2, 2, 2, 2), 1, small=False),
+    "resnet50": _resnet((3, 4, 6, 3), 4, small=False),
+    "resnet18-cifar": _resnet((2, 2, 2, 2), 1, small=True),
+    "resnet50-cifar": _resnet((3, 4, 6, 3), 4, small=True),
+    "mobilenet": _torchvision("mobilenet_v2", "features.0.0", "classifier.1"),
+    "vgg16": _torchvision("vgg16_bn", "features.0", "classifier.6"),
+}
+
+
+def build(
+    name: str,
+    classes: int,
+    channels: int = 3,
+    size: int = 32,
+    weights: str | Path | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Build a backbone.
+
+    `weights` is ``"imagenet"`` (torchvision fetches them) or a local file, such as one trained on
+    MS-Celeb-1M: a state dict, or a mapping with ``state_dict``, with torchvision's names, with or
+    without ``module.`` before them. What does not fit in shape (the head, mostly) stays random.
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {name!r}")
+    network = NETWORKS[name](classes, channels, size, **options)
+    if weights is not None:
+        state = _imagenet(name) if weights == "imagenet" else _read(Path(weights))
+        loaded = load_matching(network, state)
+        print(f"{name}: {loaded} of {len(network.state_dict())} tensors from {weights}")
+    return network
+
+
+def load_matching(network: nn.Module, state: dict[str, Tensor]) -> int:
+    """Copy the tensors whose name and shape fit; returns how many, and raises if none does."""
+    own = network.state_dict()
+    fit = {
+        key: value
+        for key, value in ((key.removeprefix("module."), value) for key, value in state.items())
+        if key in own and own[key].shape == value.shape
+    }
+    if not fit:
+        raise ValueError("no tensor of the weight file has a name and shape of this network")
+    network.load_state_dict(fit, strict=False)
+    return len(fit)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.exists():
+        raise FileNotFoundError(f"there is no weight file {path}")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return state.get("state_dict", state)
+
+
+def _imagenet(name: str) -> dict[str, Tensor]:
+    from torchvision import models
+
+    names = {"mobilenet": "mobilenet_v2", "vgg16": "vgg16_bn"}
+    name = names.get(name, name.removesuffix("-cifar"))
+    return models.get_model(name, weights="DEFAULT").state_dict()

@@ -1,0 +1,53 @@
+"""Command, commit, versions and hardware, to stand beside every number."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PACKAGES = ("numpy", "scipy", "scikit-learn", "torch")
+
+
+def provenance() -> dict[str, object]:
+    command = Path(sys.argv[0]).resolve()
+    if command.is_relative_to(ROOT):
+        command = command.relative_to(ROOT)
+    return {
+        "command": " ".join(["python", command.as_posix(), *sys.argv[1:]]),
+        "commit": commit(),
+        "versions": {"python": platform.python_version()}
+        | {package: metadata.version(package) for package in PACKAGES},
+        "hardware": {
+            "platform": platform.platform(),
+            "cpu": processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+    }
+
+
+def commit() -> str:
+    git = ("git", "-C", str(ROOT))
+    try:
+        head = subprocess.check_output([*git, "rev-parse", "--short=12", "HEAD"], text=True).strip()
+        changed = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head + (" with changes" if changed.strip() else "")
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

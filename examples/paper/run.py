@@ -1,0 +1,264 @@
+"""One run: a data set with wrong labels, a protocol, a method, a seed; its result as one record."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, roc_auc_score
+from torch import nn
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR
+
+from resup import CoTrainer, cosine_label_similarity
+from resup.callbacks import Callback, JSONLinesLogger
+from resup.noise import noise_rate
+
+from . import methods, networks
+from .batches import Augmentation, DeviceBatches
+from .datasets import Dataset
+from .provenance import provenance
+
+SNAPSHOTS = 1, 7
+AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a data set is trained on."""
+
+    network: str
+    epochs: int
+    batch: int
+    lr: float
+    last: int
+    """The score is the mean test accuracy of network A over so many last epochs."""
+    schedule: Callable[[Optimizer, int], LRScheduler]
+    augment: tuple[Augmentation, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of the network."""
+    samples: int | None = None
+    """Train on the first so many images only."""
+    test_every: int = 1
+    """Test after every so many epochs, and after each of the last ones."""
+
+
+class LateDecay(LambdaLR):
+    """Linear decay to 0 from `start` on, where Adam's β1 becomes 0.1 (CIFAR-10 in JoCoR)."""
+
+    def __init__(self, optimizer: Optimizer, epochs: int, start: int) -> None:
+        self.start = start
+        super().__init__(
+            optimizer, lambda epoch: min(1.0, max(epochs - epoch, 1) / (epochs - start))
+        )
+
+    def step(self, epoch: int | None = None) -> None:
+        super().step(epoch)
+        for group in self.optimizer.param_groups:
+            group["betas"] = (0.9 if self.last_epoch < self.start else 0.1, group["betas"][1])
+
+
+def late_decay(optimizer: Optimizer, epochs: int) -> LRScheduler:
+    """Decay from 80 of 200 epochs on."""
+    return LateDecay(optimizer, epochs, epochs * 2 // 5)
+
+
+def thirds(optimizer: Optimizer, epochs: int) -> LRScheduler:
+    """Divide the learning rate by 10 after one and after two thirds of the epochs."""
+    return MultiStepLR(optimizer, [epochs // 3, 2 * epochs // 3], gamma=0.1)
+
+
+class Test(Callback):
+    """Adds test accuracies to the records of `CoTrainer`."""
+
+    def __init__(self, batches: DeviceBatches, protocol: Protocol) -> None:
+        self.batches, self.protocol = batches, protocol
+
+    def on_epoch_end(self, trainer: CoTrainer, record: dict[str, Any]) -> None:
+        left = self.protocol.epochs - trainer.epoch
+        if trainer.epoch % self.protocol.test_every == 0 or left < self.protocol.last:
+            values = trainer.evaluate(self.batches)
+            record |= {f"test_{key}": value for key, value in values.items()}
+
+
+class Snapshots(Callback):
+    """Writes the similarity and the loss of each training sample after some epochs (Figure 7)."""
+
+    def __init__(self, batches: DeviceBatches, folder: Path, epochs: tuple[int, ...]) -> None:
+        self.batches, self.folder, self.epochs = batches, folder, epochs
+
+    @torch.no_grad()
+    def on_epoch_end(self, trainer: CoTrainer, record: dict[str, Any]) -> None:
+        if trainer.epoch not in self.epochs:
+            return
+        network, columns = trainer.models[0].eval(), []
+        for images, labels in self.batches:
+            logits = trainer.forward(network, images).float()
+            loss = F.cross_entropy(logits, labels, reduction="none")
+            columns.append(torch.stack([cosine_label_similarity(logits, labels), loss]))
+        similarity, loss = torch.cat(columns, 1).cpu().numpy()
+        path = self.folder / f"epoch{trainer.epoch}.npz"
+        np.savez_compressed(path, similarity=similarity, loss=loss)
+
+
+def arguments(description: str, datasets: str) -> argparse.ArgumentParser:
+    """Flags that the examples share."""
+    parser = argparse.ArgumentParser(description=description)
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help=f"folder that holds {datasets}")
+    add("--method", choices=methods.METHODS, default="resup-decoys")
+    add("--rate", type=float, default=0.0, help="share of training labels made wrong")
+    add("--size", choices=("paper", "cpu"), default="paper", help="protocol")
+    add("--network", choices=networks.NETWORKS, help="another backbone than the protocol's")
+    add("--weights", nargs="+", default=[None], help="imagenet or a file; one, or one a network")
+    add("--epochs", type=int, help="other than the protocol's")
+    add("--consistency-weight", type=float, default=5.0, help="λ of Eq. 6")
+    add("--seed", type=int, default=0, help="of the noise, the networks and the batches")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--dtype", choices=AUTOCAST, default="bfloat16", help="of the networks' arithmetic")
+    add("--out", type=Path, default=Path("runs"), help="folder for checkpoint, epochs and result")
+    return parser
+
+
+def run(
+    args: argparse.Namespace,
+    dataset: str,
+    noise: str,
+    data: Dataset,
+    given: NDArray[np.int64],
+    protocol: Protocol,
+) -> dict[str, Any]:
+    """Train, or go on with, one run; its record is also written to ``OUT/result.json``.
+
+    Parameters
+    ----------
+    args : Namespace
+        Of `arguments`.
+    dataset, noise : str
+        Their names, for the record.
+    data : Dataset
+        With true labels.
+    given : ndarray of shape (N,)
+        Labels to train on.
+    protocol : Protocol
+    """
+    start = perf_counter()
+    if args.device == "cpu":
+        torch.set_num_threads(1)
+    images, true = data.train.images[: protocol.samples], data.train.labels[: protocol.samples]
+    given = given[: protocol.samples]
+    realised = noise_rate(true, given)
+    print(f"{len(given)} images, {noise} noise, realised rate {realised:.4f}; {args.method}")
+
+    train = DeviceBatches(
+        images, given, protocol.batch,
+        augment=protocol.augment, shuffle=True, seed=args.seed, device=args.device,
+    )  # fmt: skip
+    scale = dict(zip(("mean", "std"), train.statistics, strict=True))
+    ordered = DeviceBatches(images, given, 500, device=args.device, **scale)
+    test = DeviceBatches(data.test.images, data.test.labels, 500, device=args.device, **scale)
+
+    torch.manual_seed(args.seed)
+    pair = make_networks(args, data, protocol)
+    optimizer = Adam([p for network in pair for p in network.parameters()], lr=protocol.lr)
+    trainer = methods.make(
+        args.method,
+        pair,
+        optimizer,
+        protocol.schedule(optimizer, protocol.epochs),
+        epochs=protocol.epochs,
+        noise_rate=realised,
+        consistency_weight=args.consistency_weight,
+        autocast=AUTOCAST[args.dtype],
+        progress=sys.stderr.isatty(),
+        callbacks=[
+            Test(test, protocol),
+            Snapshots(ordered, args.out, SNAPSHOTS),
+            JSONLinesLogger(args.out / "epochs.jsonl"),
+        ],
+    )
+    checkpoint = args.out / "checkpoint.pt"
+    trainer.fit(train, protocol.epochs, checkpoint=checkpoint, resume=checkpoint)
+
+    accuracies = [100 * r["test_accuracy_a"] for r in trainer.history if "test_accuracy_a" in r]
+    record = {
+        "dataset": dataset,
+        "noise": noise,
+        "rate": args.rate,
+        "realised_rate": realised,
+        "method": args.method,
+        "seed": args.seed,
+        "network": args.network,
+        "size": args.size,
+        "score": float(np.mean(accuracies[-protocol.last :])),
+        **found(trainer, ordered, given, true, args.out),
+        "accuracy_by_epoch": [
+            [r["epoch"], round(100 * r["test_accuracy_a"], 2)]
+            for r in trainer.history
+            if "test_accuracy_a" in r
+        ],
+        "noise_found_by_epoch": [
+            [r["epoch"], round(r["noise_rate_a"], 4)]
+            for r in trainer.history
+            if "noise_rate_a" in r
+        ],
+        "consistency_weight": args.consistency_weight,
+        "protocol": {
+            key: value
+            for key, value in asdict(protocol).items()
+            if isinstance(value, (str, int, float, dict))
+        },
+        "dtype": args.dtype,
+        "seconds": round(perf_counter() - start, 1),
+        **provenance(),
+    }
+    (args.out / "result.json").write_text(json.dumps(record) + "\n")
+    checkpoint.unlink()
+    print(f"score {record['score']:.2f} %")
+    return record
+
+
+def make_networks(args: argparse.Namespace, data: Dataset, protocol: Protocol) -> list[nn.Module]:
+    """Build network A and network B."""
+    _, height, _, channels = data.train.images.shape
+    weights = args.weights * 2 if len(args.weights) == 1 else args.weights
+    options = protocol.options if args.network in (None, protocol.network) else {}
+    return [
+        networks.build(
+            args.network or protocol.network, len(data.classes), channels, height, w, **options
+        ).to(args.device, memory_format=torch.channels_last)
+        for w in weights
+    ]
+
+
+def found(
+    trainer: CoTrainer,
+    ordered: DeviceBatches,
+    given: NDArray[np.int64],
+    true: NDArray[np.int64],
+    folder: Path,
+) -> dict[str, Any]:
+    """Say how well the trainer tells the wrong labels in the end, and write what it thinks."""
+    if not trainer.weigher.mixtures_:
+        return {}
+    clean = trainer.clean_probability(ordered).numpy()
+    np.savez_compressed(folder / "labels.npz", clean_probability=clean, given=given, true=true)
+    wrong = given != true
+    record = {"noise_found": float(1 - clean.mean()), "weight_right": float(clean[~wrong].mean())}
+    if wrong.any():
+        record |= {
+            "weight_wrong": float(clean[wrong].mean()),
+            "auroc": float(roc_auc_score(wrong, -clean)),
+            "average_precision": float(average_precision_score(wrong, -clean)),
+        }
+    return record

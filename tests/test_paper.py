@@ -1,0 +1,291 @@
+"""The reproductions of the paper, on data sets of a few images made on the spot."""
+
+import json
+import pickle
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from paper import batches, methods, networks, published, run
+from torch import nn
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+PARAMETERS = {  # of torchvision's models of these names, with 1,000 classes
+    "resnet18": 11_689_512,
+    "resnet50": 25_557_032,
+}
+
+
+@pytest.fixture
+def cifar(tmp_path, rng):
+    """CIFAR-10 in its publisher's layout: 5 × 40 and 60 images, each class a colour."""
+    folder = tmp_path / "data" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    names = [f"data_batch_{i}" for i in range(1, 6)]
+    for name, n in [(name, 40) for name in names] + [("test_batch", 60)]:
+        labels = rng.integers(10, size=n)
+        images = np.full((n, 3, 32, 32), 25, np.uint8) * labels[:, None, None, None]
+        images = (images + rng.integers(20, size=images.shape)).astype(np.uint8)
+        content = {b"data": images.reshape(n, -1), b"labels": labels.tolist()}
+        (folder / name).write_bytes(pickle.dumps(content))
+    meta = {b"label_names": [f"class {c}".encode() for c in range(10)]}
+    (folder / "batches.meta").write_bytes(pickle.dumps(meta))
+    return folder.parent
+
+
+def script(name, *arguments):
+    command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+# ---------------------------------------------------------------------------- networks
+
+
+@pytest.mark.parametrize("name", ["cnn7", "resnet18-cifar", "resnet50-cifar", "resnet18"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_logits(name, channels):
+    network = networks.build(name, classes=7, channels=channels, size=32).eval()
+    assert network(torch.zeros(2, channels, 32, 32)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_size_of_resnets(name):
+    network = networks.build(name, classes=1000)
+    assert sum(p.numel() for p in network.parameters()) == PARAMETERS[name]
+    assert "layer4.1.conv2.weight" in network.state_dict()
+    assert "layer2.0.downsample.0.weight" in network.state_dict()
+
+
+def test_weights_from_a_file(tmp_path):
+    file = tmp_path / "faces.pt"
+    source = networks.build("resnet18", classes=100)
+    torch.save({"state_dict": {f"module.{k}": v for k, v in source.state_dict().items()}}, file)
+    network = networks.build("resnet18", classes=7, weights=file)
+    assert torch.equal(network.layer3[0].conv1.weight, source.layer3[0].conv1.weight)
+    assert network.fc.out_features == 7
+    torch.save({"other": torch.zeros(1)}, file)
+    with pytest.raises(ValueError, match="no tensor of the weight file"):
+        networks.build("resnet18", classes=7, weights=file)
+    with pytest.raises(FileNotFoundError, match=r"missing\.pt"):
+        networks.build("resnet18", classes=7, weights=tmp_path / "missing.pt")
+
+
+def test_unknown_network():
+    with pytest.raises(ValueError, match="network must be one of cnn7"):
+        networks.build("alexnet", 10)
+
+
+# ---------------------------------------------------------------------------- batches
+
+
+def make_batches(rng, n=10, **options):
+    images = rng.integers(256, size=(n, 8, 8, 3)).astype(np.uint8)
+    return images, batches.DeviceBatches(images, np.arange(n), 4, **options)
+
+
+def test_batches_in_order(rng):
+    images, loader = make_batches(rng)
+    assert len(loader) == 3
+    x, y = (torch.cat(column) for column in zip(*loader, strict=True))
+    assert y.tolist() == list(range(10))
+    pixels = torch.tensor(images / 255, dtype=torch.float32)
+    expected = (pixels - pixels.mean((0, 1, 2))) / pixels.std((0, 1, 2), correction=0)
+    torch.testing.assert_close(x, expected.permute(0, 3, 1, 2), atol=1e-5, rtol=0)
+
+
+def test_epochs_differ_and_repeat_with_the_seed(rng):
+    options = {"shuffle": True, "augment": (batches.flip, batches.crop(2)), "seed": 3}
+    images, loader = make_batches(rng, **options)
+    again = batches.DeviceBatches(images, np.arange(10), 4, **options)
+    first, second = list(loader), list(loader)
+    assert sorted(torch.cat([y for _, y in first]).tolist()) == list(range(10))
+    assert not torch.equal(first[0][0], second[0][0])
+    for (x, y), (x2, y2) in zip(first + second, list(again) + list(again), strict=True):
+        assert torch.equal(x, x2)
+        assert torch.equal(y, y2)
+
+
+def test_bad_images():
+    with pytest.raises(ValueError, match="images must be uint8"):
+        batches.DeviceBatches(np.zeros((4, 8, 8, 3)), np.zeros(4, int), 2)
+    with pytest.raises(ValueError, match="and 3 labels"):
+        batches.DeviceBatches(np.zeros((4, 8, 8, 3), np.uint8), np.zeros(3, int), 2)
+
+
+def test_flip():
+    x = torch.rand(2, 3, 4, 4)
+    flipped = batches.flip(x, torch.tensor([[0.4], [0.6]]))
+    assert torch.equal(flipped[0], x[0].flip(2))
+    assert torch.equal(flipped[1], x[1])
+
+
+def test_crop():
+    x = torch.rand(3, 1, 5, 5)
+    numbers = torch.tensor([[0.5, 0.5], [0.0, 0.5], [0.99, 0.0]])
+    centre, up, down = batches.crop(1)(x, numbers)
+    assert torch.equal(centre, x[0])
+    assert torch.equal(up[:, 1:], x[1, :, :-1])
+    assert (up[:, 0] == 0).all()
+    assert torch.equal(down[:, :-1, 1:], x[2, :, 1:, :-1])
+
+
+def test_erase():
+    x = torch.ones(4000, 1, 20, 20)
+    numbers = torch.rand(4000, batches.DRAWS)
+    erased = (batches.erase(0.5, (0.1, 0.3))(x, numbers) == 0).float().mean((1, 2, 3))
+    hit = erased[erased > 0]
+    assert len(hit) / 4000 == pytest.approx(0.5, abs=0.05)
+    assert float(hit.mean()) == pytest.approx(0.2, abs=0.02)
+    assert float(hit.max()) < 0.4
+
+
+# ---------------------------------------------------------------------------- methods
+
+
+def toy(method, epochs=4, **settings):
+    torch.manual_seed(0)
+    x = torch.randn(256, 6)
+    y = x[:, :3].argmax(1)
+    y[:64] = (y[:64] + 1) % 3
+    pair = [nn.Linear(6, 3), nn.Linear(6, 3)]
+    optimizer = torch.optim.Adam([p for n in pair for p in n.parameters()], 0.05)
+    trainer = methods.make(
+        method, pair, optimizer, None, epochs=epochs, noise_rate=0.25, progress=False, **settings
+    )
+    return trainer.fit([(x[i : i + 64], y[i : i + 64]) for i in range(0, 256, 64)], epochs)
+
+
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_every_method_trains(method):
+    trainer = toy(method)
+    assert trainer.history[-1]["loss"] < trainer.history[0]["loss"]
+    assert np.isfinite([record["loss"] for record in trainer.history]).all()
+
+
+def test_settings_of_the_methods():
+    assert toy("plain", 1).consistency_weight == 0
+    assert toy("jocowe", 1).consistency_weight == pytest.approx(0.5)
+    assert toy("resup", 1, consistency_weight=2).consistency_weight == 2
+    assert toy("similarity", 1, consistency_weight=2).consistency_weight == 0
+    with pytest.raises(ValueError, match="method must be one of plain"):
+        toy("mixup")
+
+
+def test_small_losses_are_kept():
+    """The share kept falls by the epoch, and what is left out does not move the networks."""
+    trainer = toy("co-teaching", 0)
+    trainer.epoch = 5
+    assert trainer.kept(100) == 87
+    trainer.epoch = 50
+    assert trainer.kept(100) == 75
+    for name in ("co-teaching", "jocor"):
+        trainer = toy(name, 0)
+        trainer.epoch = 50
+        for model in trainer.models:  # sample 3 has by far the largest loss in both
+            nn.init.zeros_(model.weight)
+            model.bias.data = torch.tensor([5.0, 0.0, 0.0])
+        x = torch.eye(4, 6)
+        trainer.train_step(x, torch.tensor([0, 0, 0, 2]))
+        for model in trainer.models:
+            assert (model.weight.grad[:, 3] == 0).all()
+            assert (model.weight.grad[:, 0] != 0).any()
+
+
+def test_late_decay():
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.Adam([parameter], lr=1e-3)
+    scheduler = run.late_decay(optimizer, 200)
+    rates, betas = [], []
+    for _ in range(200):
+        rates.append(optimizer.param_groups[0]["lr"])
+        betas.append(optimizer.param_groups[0]["betas"][0])
+        optimizer.step()
+        scheduler.step()
+    assert rates[80] == pytest.approx(1e-3)
+    assert rates[140] == pytest.approx(0.5e-3)
+    assert rates[199] == pytest.approx(1e-3 / 120)
+    assert betas[79:81] == [0.9, 0.1]
+
+
+# ---------------------------------------------------------------------------- runs and tables
+
+SMALL = "--size", "cpu", "--epochs", "3", "--dtype", "float32", "--device", "cpu"
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_where_it_was_broken_off(cifar, tmp_path):
+    def start(out, *extra):
+        arguments = "--data", cifar, "--rate", "0.3", "--out", tmp_path / out, *SMALL, *extra
+        done = script("cifar10.py", *arguments)
+        assert done.returncode == 0, done.stderr
+        return json.loads((tmp_path / out / "result.json").read_text())
+
+    whole = start("whole")
+    assert whole["method"] == "resup-decoys"
+    assert whole["realised_rate"] == pytest.approx(0.3, abs=0.1)
+    assert whole["score"] == pytest.approx(np.mean([a for _, a in whole["accuracy_by_epoch"]]))
+    lines = (tmp_path / "whole" / "epochs.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+
+    broken = Namespace(**vars(parsed(cifar, tmp_path / "broken")))
+    with pytest.raises(KeyboardInterrupt):
+        one_run(broken, stop_at=2)
+    assert (tmp_path / "broken" / "checkpoint.pt").exists()
+    assert start("broken")["accuracy_by_epoch"] == whole["accuracy_by_epoch"]
+
+
+def parsed(cifar, out):
+    parser = run.arguments("", "")
+    arguments = ["--data", cifar, "--rate", "0.3", "--out", out, *SMALL]
+    return parser.parse_args([str(argument) for argument in arguments])
+
+
+def one_run(args, stop_at):
+    """`cifar10.py`, broken off after an epoch."""
+    import cifar10
+
+    class Stop(run.Test):
+        def on_epoch_end(self, trainer, record):
+            super().on_epoch_end(trainer, record)
+            if trainer.epoch == stop_at:
+                raise KeyboardInterrupt
+
+    patch = pytest.MonkeyPatch()
+    with patch.context() as context:
+        context.setattr(run, "Test", Stop)
+        context.setattr(sys, "argv", ["cifar10.py"])
+        args.noise = "symmetric"
+        data = cifar10.cifar10(args.data)
+        protocol = cifar10.protocol(args)
+        run.run(args, "cifar10", "symmetric", data, cifar10.labels(args, data), protocol)
+
+
+@pytest.mark.slow
+def test_a_table(cifar, tmp_path):
+    arguments = (
+        *("--table", "5", "--data", cifar, "--size", "cpu", "--columns", "sym 20%", "sym 50%"),
+        *("--methods", "plain", "jocor", "--runs", tmp_path / "runs", "--results", tmp_path),
+        *("--jobs", "2", "--epochs", "2"),
+    )
+    done = script("reproduce.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(li) for li in (tmp_path / "cifar10-cpu.jsonl").read_text().splitlines()]
+    assert {(r["method"], r["rate"]) for r in records} == {
+        (method, rate) for method in ("plain", "jocor") for rate in (0.2, 0.5)
+    }
+    scores = {r["method"]: r["score"] for r in records if r["rate"] == 0.2}
+    assert f"| plain | {scores['plain']:.2f} |" in done.stdout
+    assert "| *jocor, paper* | 85.73 | 79.41 |" in done.stdout
+    again = script("reproduce.py", *arguments)
+    assert again.stdout.splitlines()[-5:] == done.stdout.splitlines()[-5:]
+    assert len((tmp_path / "cifar10-cpu.jsonl").read_text().splitlines()) == 4
+
+
+def test_published_tables_fit():
+    for table in published.TABLES.values():
+        assert set(table.rows) <= set(methods.METHODS)
+        assert all(len(row) == len(table.columns) for row in table.paper.values())
