@@ -1,6 +1,13 @@
-"""One process of test_distributed.py; started by torchrun."""
+"""One process of test_distributed.py and test_recipes.py; started by torchrun or as it would."""
 
+import functools
+import os
+import runpy
 import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -8,11 +15,15 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
 
-from resup import CoTrainer, SampleWeigher
+from resup import BetaMixture, CoTrainer, DecoyMixture, SampleWeigher
+from resup.callbacks import Callback
+from resup.distributed import explain_loss
+
+MIXTURES = {"beta": BetaMixture, "decoy": DecoyMixture}
 
 
-def batch(n=3001, c=5, networks=2):
-    generator = torch.Generator().manual_seed(0)
+def batch(n=3001, c=5, networks=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
     targets = torch.randint(c, (n,), generator=generator)
     shown = torch.where(torch.rand(n, generator=generator) < 0.7, targets, (targets + 1) % c)
     logits = torch.randn(networks, n, c, generator=generator)
@@ -20,13 +31,44 @@ def batch(n=3001, c=5, networks=2):
     return logits, targets
 
 
-def weigh(rank, world):
-    """Uneven shards: rank r holds every sample whose index is r modulo world, rank 0 a few more."""
-    logits, targets = batch()
-    weigher = SampleWeigher()
-    weigher(logits[:, rank::world], targets[rank::world])
-    weigher.refit()
-    return [[*m.alphas_, *m.betas_, *m.weights_] for m in weigher.mixtures_]
+def weigh(rank, world, epochs=2, batches=3):
+    """States of the weighers; rank r is given r + 1 shares of each batch."""
+    states = {}
+    for name, mixture in MIXTURES.items():
+        weigher = SampleWeigher(mixture())
+        for epoch in range(epochs):
+            for i in range(batches):
+                logits, targets = batch(seed=epoch * batches + i)
+                first, end = (
+                    len(targets) * r * (r + 1) // (world * (world + 1)) for r in (rank, rank + 1)
+                )
+                weigher(logits[:, first:end], targets[first:end])
+            weigher.refit()
+        states[name] = {k: v.clone() for k, v in weigher.state_dict().items()}
+    return states
+
+
+def traffic(rank, world):
+    """Bytes that each process gives to all_reduce in an epoch of `CoTrainer`."""
+    moved = []
+    all_reduce = dist.all_reduce
+
+    def counted(tensor, *args, **kwargs):
+        moved.append(tensor.nbytes)
+        return all_reduce(tensor, *args, **kwargs)
+
+    table = {}
+    for name, mixture in MIXTURES.items():
+        for classes, samples in ((10, 200), (10, 2000), (100, 2000)):
+            nets = nn.Linear(4, classes), nn.Linear(4, classes)
+            optimizer = torch.optim.SGD([p for net in nets for p in net.parameters()], 0.1)
+            trainer = CoTrainer(nets, optimizer, mixture=mixture(), progress=False)
+            x, y = torch.randn(samples, 4), torch.randint(classes, (samples,))
+            moved.clear()
+            with mock.patch.multiple(dist, all_reduce=counted, all_gather_object=None):
+                trainer.fit(DataLoader(TensorDataset(x, y), 100), 1)
+            table[name, classes, samples] = sum(moved)
+    return table
 
 
 def data() -> Dataset:
@@ -35,24 +77,82 @@ def data() -> Dataset:
     return TensorDataset(x, x[:, :3].argmax(1))
 
 
-def train(rank, world):
+def train(rank, world, callbacks=()):
     torch.manual_seed(0)
     nets = [nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)) for _ in "ab"]
     nets = [DistributedDataParallel(net) for net in nets]
     optimizer = torch.optim.Adam([p for net in nets for p in net.parameters()], 1e-2)
-    trainer = CoTrainer(nets, optimizer, progress=False)
+    trainer = CoTrainer(nets, optimizer, callbacks=callbacks, progress=False)
     sampler = DistributedSampler(data(), world, rank, shuffle=True)
     trainer.fit(DataLoader(data(), 16, sampler=sampler), 6, DataLoader(data(), 64))
     weights = [p.sum().item() for net in nets for p in net.parameters()]
     return [weights, trainer.history]
 
 
+class Lost(Callback):
+    """Rank 1 leaves in the middle of the third epoch."""
+
+    def __init__(self, how):
+        self.how = how
+
+    def on_step_end(self, trainer, values):
+        if dist.get_rank() == 1 and trainer.epoch == 2:
+            if self.how == "dies":
+                os._exit(1)
+            time.sleep(600)
+
+
+def recipe(rank, world, path):
+    """Run a recipe; whether each refit had exactly the counts of this process's own batches."""
+    exact, own = [], torch.zeros(())
+    forward, refit = SampleWeigher.forward, SampleWeigher.refit
+
+    def counted(self, *args, **kwargs):
+        nonlocal own
+        before = self.seen.counts.clone()
+        weights = forward(self, *args, **kwargs)
+        own = own + self.seen.counts - before
+        return weights
+
+    def checked(self):
+        nonlocal own
+        exact.append([torch.equal(own, self.seen.counts), self.seen.counts.sum(1).tolist()])
+        own = torch.zeros(())
+        refit(self)
+
+    SampleWeigher.forward, SampleWeigher.refit = counted, checked
+    if "lightning" in path:
+        import lightning
+
+        lightning.Trainer = functools.partial(
+            lightning.Trainer, accelerator="cpu", devices=world, strategy="ddp"
+        )
+    os.chdir(Path(sys.argv[2]).parent)  # Lightning writes checkpoints
+    names = runpy.run_path(path)
+    return [exact, names["probability"]]
+
+
+def lose(how):
+    timeout = timedelta(seconds=20) if how == "hangs" else None
+    dist.init_process_group("gloo", timeout=timeout)
+    try:
+        train(dist.get_rank(), dist.get_world_size(), [Lost(how)])
+    except RuntimeError as error:
+        explain_loss(error, "in epoch 3")
+        raise
+
+
 if __name__ == "__main__":
+    what, *arguments = sys.argv[1:]
+    if what in ("dies", "hangs"):
+        sys.exit(lose(what))
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
-    mine = {"weigh": weigh, "train": train}[sys.argv[1]](rank, world)
     everyones = [None] * world
+    work = {"weigh": weigh, "traffic": traffic, "train": train, "recipe": recipe}
+    out, *arguments = arguments
+    mine = {name: work[name](rank, world, *arguments) for name in what.split(",")}
     dist.all_gather_object(everyones, mine)
     if rank == 0:
-        torch.save(everyones, sys.argv[2])
+        torch.save(everyones, out)
     dist.destroy_process_group()

@@ -1,19 +1,20 @@
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from distributed_worker import batch
-
-from resup import SampleWeigher
+from distributed_worker import weigh
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
+WORKER = str(Path(__file__).with_name("distributed_worker.py"))
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
-def torchrun(world, what, out):
+
+def torchrun(world, what, out, *arguments, **environment):
     command = [
         sys.executable,
         "-m",
@@ -21,24 +22,73 @@ def torchrun(world, what, out):
         "--standalone",
         f"--nproc-per-node={world}",
     ]
-    worker = str(Path(__file__).with_name("distributed_worker.py"))
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, worker, what, str(out)], check=True, timeout=240, env=environment)
+    subprocess.run(
+        [*command, WORKER, what, str(out), *arguments],
+        check=True,
+        timeout=240,
+        env=ENVIRONMENT | environment,
+    )
     return torch.load(out, weights_only=False)
 
 
-@pytest.mark.parametrize("world", [2, 4])
-def test_every_process_holds_the_mixture_of_all_samples(world, tmp_path):
-    weigher = SampleWeigher()
-    weigher(*batch())
-    weigher.refit()
-    alone = [[*m.alphas_, *m.betas_, *m.weights_] for m in weigher.mixtures_]
-    for theirs in torchrun(world, "weigh", tmp_path / "out.pt"):
-        np.testing.assert_allclose(theirs, alone, rtol=1e-6)
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    return torchrun(2, "weigh,traffic,train", tmp_path_factory.mktemp("pair") / "out.pt")
 
 
-def test_data_parallel_training_agrees_on_everything(tmp_path):
-    first, second = torchrun(2, "train", tmp_path / "out.pt")
+@pytest.fixture(scope="module")
+def four(tmp_path_factory):
+    return torchrun(4, "weigh", tmp_path_factory.mktemp("four") / "out.pt")
+
+
+@pytest.mark.parametrize("launch", ["pair", "four"])
+def test_every_process_holds_the_mixture_of_all_samples(launch, request):
+    alone = weigh(0, 1)
+    assert alone["decoy"]["rates"].isfinite().all()
+    first, *others = (results["weigh"] for results in request.getfixturevalue(launch))
+    torch.testing.assert_close(first, alone, rtol=1e-6, atol=0)
+    for other in others:
+        torch.testing.assert_close(other, first, rtol=0, atol=0)
+
+
+def test_an_epoch_moves_little_whatever_the_number_of_samples(pair):
+    table, same = (results["traffic"] for results in pair)
+    assert table == same
+    for mixture in ("beta", "decoy"):
+        assert 30_000 < table[mixture, 10, 200] == table[mixture, 10, 2000] < 100_000
+        assert table[mixture, 100, 2000] < 200_000
+
+
+def test_data_parallel_training_agrees_on_everything(pair):
+    first, second = (results["train"] for results in pair)
     assert first == second
     assert len(first[1]) == 6
     assert first[1][-1]["val_accuracy_a"] > 0.7
+
+
+@pytest.mark.parametrize("how", ["dies", "hangs"])
+def test_a_lost_process_ends_the_others(how, tmp_path):
+    """As on three machines: no torchrun that ends the processes beside the lost one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    place = {"WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, WORKER, how, str(tmp_path)],
+            env=ENVIRONMENT | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(3)
+    ]
+    try:
+        for rank in (0, 2):
+            said = processes[rank].communicate(timeout=240)[1]
+            assert processes[rank].returncode == 1
+            assert f"process {rank} of 3 could not go on in epoch 3: another process has" in said
+            assert ("Timed out" if how == "hangs" else "peer") in said
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()

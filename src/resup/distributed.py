@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,6 +43,23 @@ def global_means(sums: Mapping[str, Tensor], samples: int) -> dict[str, float]:
     add_up(packed)
     *totals, count = packed.tolist()
     return {key: total / count for key, total in zip(sums, totals, strict=True)}
+
+
+def explain_loss(error: RuntimeError, doing: str) -> None:
+    """Raise a clearer error if `error` comes from a collective call, which needs every process.
+
+    NCCL's watchdog may end this process before Python sees an error.
+    """
+    reason = str(error)
+    collective = isinstance(error, dist.DistError) or _COLLECTIVE.search(reason)
+    if is_distributed() and collective:
+        raise RuntimeError(
+            f"process {rank()} of {dist.get_world_size()} could not go on {doing}: another process "
+            f"has ended or hangs, and its own output says why ({reason.splitlines()[0]})"
+        ) from error
+
+
+_COLLECTIVE = re.compile(r"\b(gloo|nccl|pair closure)\b", re.IGNORECASE)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
