@@ -212,11 +212,11 @@ MAJORITY = [(i, label) for i, (_, _, label) in enumerate(BALLOTS) if label is no
 
 
 def write_ferplus(image, root, size=48):
-    for part in ("Train", "Valid", "Test"):
+    for shade, part in enumerate(("Train", "Valid", "Test")):
         folder = root / f"FER2013{part}"
         lines = []
         for i, (votes, _, _) in enumerate(BALLOTS):
-            save(image, folder / f"fer{i:07}.png", 10 * i, (size, size))
+            save(image, folder / f"fer{i:07}.png", 10 * i + shade, (size, size))
             lines.append(f'fer{i:07}.png,"(0, 0, 48, 48)",{votes}\n')
         write(folder / "label.csv", "".join(lines))
 
@@ -225,12 +225,12 @@ def write_ferplus(image, root, size=48):
 def test_ferplus(tmp_path, image, vote, expected):
     write_ferplus(image, tmp_path)
     data = datasets.ferplus(tmp_path, vote=vote)
-    for split in (data.train, data.valid, data.test):
+    for shade, split in enumerate((data.train, data.valid, data.test)):
         assert split.images.shape == (len(expected), 48, 48, 1)
         assert split.images.dtype == np.uint8
         assert split.labels.dtype == np.int64
         assert split.labels.tolist() == [label for _, label in expected]
-        assert colours(split) == [[10 * i] for i, _ in expected]
+        assert colours(split) == [[10 * i + shade] for i, _ in expected]
     assert len(data.classes) == 8
     assert datasets.ferplus(tmp_path, 20).train.images.shape[1:] == (20, 20, 1)
 
@@ -262,12 +262,12 @@ def test_ferplus_that_is_not_whole(tmp_path, image):
 
 def write_fer2013(root):
     faces, votes = ["emotion,pixels,Usage"], [f"Usage,Image name,{VOTES}"]
-    for usage in ("Training", "PublicTest", "PrivateTest"):
+    for shade, usage in enumerate(("Training", "PublicTest", "PrivateTest")):
         for i, (ballot, _, _) in enumerate(BALLOTS):
-            faces.append(f"6,{' '.join([str(10 * i)] * 48 * 48)},{usage}")
+            faces.append(f"6,{' '.join([str(10 * i + shade)] * 48 * 48)},{usage}")
             votes.append(f"{usage},fer{i:07}.png,{ballot}")
         faces.append(f"0,{' '.join(['255'] * 48 * 48)},{usage}")
-        votes.append(f"{usage},,0,0,0,0,0,0,0,0,0,10")  # the publisher's mark of a bad picture
+        votes.append(f"{usage},,9,0,0,0,0,0,0,0,0,1")  # no name: the publisher writes no image
     write(root / "fer2013.csv", "\n".join(faces) + "\n")
     write(root / "fer2013new.csv", "\n".join(votes) + "\n")
 
@@ -276,10 +276,10 @@ def write_fer2013(root):
 def test_fer2013_csv(tmp_path, vote, expected):
     write_fer2013(tmp_path)
     data = datasets.fer2013_csv(tmp_path, vote=vote)
-    for split in (data.train, data.valid, data.test):
+    for shade, split in enumerate((data.train, data.valid, data.test)):
         assert split.images.shape == (len(expected), 48, 48, 1)
         assert split.labels.tolist() == [label for _, label in expected]
-        assert colours(split) == [[10 * i] for i, _ in expected]
+        assert colours(split) == [[10 * i + shade] for i, _ in expected]
 
 
 def test_fer2013_csv_is_ferplus(tmp_path, image):
