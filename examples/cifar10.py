@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from paper.datasets import Dataset, cifar10, cifar_n
-from paper.run import Protocol, arguments, late_decay, run
+from paper.run import LateDecay, Protocol, arguments, run
 
 from resup.noise import apply_transition, asymmetric_transition, symmetric_transition
 
@@ -25,11 +26,12 @@ NOISES = ("clean", "symmetric", "asymmetric", *HUMAN)
 
 PROTOCOLS = {
     "paper": Protocol(
-        network="cnn7", epochs=200, batch=128, lr=1e-3, last=10, schedule=late_decay
+        network="cnn7", epochs=200, batch=128, lr=1e-3, last=10, schedule=LateDecay
     ),
     "cpu": Protocol(
         network="cnn7", options={"width": 32, "stride": 2}, samples=10_000, test_every=2,
-        epochs=20, batch=128, lr=1e-3, last=5, schedule=late_decay,
+        epochs=20, batch=128, lr=1e-3, last=5,
+        schedule=partial(LateDecay, beta1=0.9),
     ),
 }  # fmt: skip
 

@@ -198,7 +198,7 @@ def test_small_losses_are_kept():
 def test_late_decay():
     parameter = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.Adam([parameter], lr=1e-3)
-    scheduler = run.late_decay(optimizer, 200)
+    scheduler = run.LateDecay(optimizer, 200)
     rates, betas = [], []
     for _ in range(200):
         rates.append(optimizer.param_groups[0]["lr"])

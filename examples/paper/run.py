@@ -54,23 +54,21 @@ class Protocol:
 
 
 class LateDecay(LambdaLR):
-    """Linear decay to 0 from `start` on, where Adam's β1 becomes 0.1 (CIFAR-10 in JoCoR)."""
+    """Linear decay to 0 from two fifths of the epochs on, where Adam's β1 changes too.
 
-    def __init__(self, optimizer: Optimizer, epochs: int, start: int) -> None:
-        self.start = start
-        super().__init__(
-            optimizer, lambda epoch: min(1.0, max(epochs - epoch, 1) / (epochs - start))
-        )
+    With β1 = 0.1 this is the protocol of JoCoR for CIFAR-10, from epoch 80 of 200 on.
+    """
+
+    def __init__(self, optimizer: Optimizer, epochs: int, beta1: float = 0.1) -> None:
+        self.beta1, self.start = beta1, epochs * 2 // 5
+        left = epochs - self.start
+        super().__init__(optimizer, lambda epoch: min(1.0, max(epochs - epoch, 1) / left))
 
     def step(self, epoch: int | None = None) -> None:
         super().step(epoch)
-        for group in self.optimizer.param_groups:
-            group["betas"] = (0.9 if self.last_epoch < self.start else 0.1, group["betas"][1])
-
-
-def late_decay(optimizer: Optimizer, epochs: int) -> LRScheduler:
-    """Decay from 80 of 200 epochs on."""
-    return LateDecay(optimizer, epochs, epochs * 2 // 5)
+        if self.last_epoch == self.start:
+            for group in self.optimizer.param_groups:
+                group["betas"] = self.beta1, group["betas"][1]
 
 
 def thirds(optimizer: Optimizer, epochs: int) -> LRScheduler:
