@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from functools import partial
 
 from paper import batches, datasets
-from paper.run import Protocol, arguments, run, thirds
+from paper.run import LateDecay, Protocol, arguments, run, thirds
 
 from resup.noise import apply_transition, symmetric_transition
 
@@ -28,7 +29,7 @@ PROTOCOLS = {
     ),
     "cpu": Protocol(
         network="cnn7", options={"width": 32, "stride": 3},
-        epochs=12, batch=96, lr=1e-3, last=5, schedule=thirds,
+        epochs=12, batch=96, lr=1e-3, last=5, schedule=partial(LateDecay, beta1=0.9),
         augment=(batches.flip, batches.crop(4), batches.erase()),
     ),
 }  # fmt: skip
