@@ -67,8 +67,9 @@ class CoTrainer:
         :math:`\lambda`; with 0 the consistency loss is not computed.
     consistency : callable, default=ConsistencyLoss()
         Maps the logits of both networks to a scalar.
-    warmup_epochs : int, default=1
-        Epochs of plain cross-entropy, without consistency, before the first mixture.
+    warmup_epochs : int or math.inf, default=1
+        Epochs of plain cross-entropy, without consistency, before the first mixture; with infinity
+        no mixture is ever fitted.
     mixture : estimator, optional
         Fitted to the similarities of each network; `BetaMixture()` by default.
         ``BetaMixture.as_published()`` is the authors' program; any estimator with `fit` and
@@ -148,7 +149,7 @@ class CoTrainer:
         *,
         consistency_weight: float = 5.0,
         consistency: Callable[[Tensor, Tensor], Tensor] | None = None,
-        warmup_epochs: int = 1,
+        warmup_epochs: float = 1,
         mixture: Any = None,
         signal: Signal = "similarity",
         similarities: str = "step",
@@ -568,9 +569,8 @@ class CoTrainer:
     # ------------------------------------------------------------------ helpers
 
     def _refit(self, loader: Iterable[Any]) -> None:
-        if (self.epoch + 1 - self.warmup_epochs) % self.refit_every or (
-            self.epoch + 1 < self.warmup_epochs
-        ):
+        weighed = self.epoch + 1 - self.warmup_epochs
+        if weighed < 0 or weighed % self.refit_every:
             self.weigher.reset()
             return
         if self.similarities == "pass":
