@@ -176,7 +176,8 @@ class TablePosterior(nn.Module):
     def forward(self, log_s: Tensor, log_1ms: Tensor) -> Tensor:
         """Weigh similarities given by their logarithms, as :meth:`resup.Posterior.forward`."""
         index = device_bin_index(log_s, log_1ms).expand(len(self.table), -1)
-        weights = self.table.gather(1, index).where(~(log_s.isnan() | log_1ms.isnan()), torch.nan)
+        unknown = log_s.isnan() | log_1ms.isnan()
+        weights = self.table.gather(1, index).masked_fill(unknown, torch.nan)
         return weights if len(self.table) > 1 else weights.view(log_s.shape)
 
 
