@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from paper import batches, datasets
 from paper.run import LateDecay, Protocol, arguments, run, thirds
@@ -19,6 +20,10 @@ from resup.noise import apply_transition, symmetric_transition
 
 DATASETS = {
     "ferplus": datasets.ferplus,
+    "fer2013-csv": datasets.fer2013_csv,
+    "rafdb": datasets.raf_db,
+    "affectnet": datasets.affectnet,
+    "expw": datasets.expw,
 }
 SIZES = {"paper": 224, "cpu": 48}
 
@@ -27,7 +32,7 @@ PROTOCOLS = {
         network="resnet18", epochs=30, batch=96, lr=2e-4, last=5, schedule=thirds,
         augment=(batches.flip, batches.crop(16), batches.erase()),
     ),
-    "cpu": Protocol(
+    "cpu": Protocol(  # a high rate for long: these networks start from nothing
         network="cnn7", options={"width": 32, "stride": 3},
         epochs=12, batch=96, lr=1e-3, last=5, schedule=partial(LateDecay, beta1=0.9),
         augment=(batches.flip, batches.crop(4), batches.erase()),
@@ -43,11 +48,19 @@ def protocol(args: argparse.Namespace) -> Protocol:
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0], "the data set")
     parser.add_argument("--dataset", choices=DATASETS, default="ferplus")
+    parser.add_argument("--image-size", type=int, help="224, or 48 with --size cpu, by default")
+    parser.add_argument("--labels", type=Path, help="a published list of noisy labels (RAF-DB)")
     args = parser.parse_args()
-    data = DATASETS[args.dataset](args.data, size=SIZES[args.size])
-    transition = symmetric_transition(len(data.classes), args.rate)
-    given = apply_transition(data.train.labels, transition, args.seed)
-    run(args, args.dataset, "symmetric" if args.rate else "clean", data, given, protocol(args))
+    size = args.image_size or SIZES[args.size]
+    data = DATASETS[args.dataset](args.data, size=size)
+    if args.labels:
+        noise = args.labels.stem
+        given = datasets.raf_db(args.data, size=size, label_file=args.labels).train.labels
+    else:
+        noise = "symmetric" if args.rate else "clean"
+        transition = symmetric_transition(len(data.classes), args.rate)
+        given = apply_transition(data.train.labels, transition, args.seed)
+    run(args, args.dataset, noise, data, given, protocol(args))
 
 
 if __name__ == "__main__":
