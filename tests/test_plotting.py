@@ -3,7 +3,13 @@ import numpy as np
 import pytest
 
 from resup import BetaMixture, SimilarityHistogram
-from resup.plotting import plot_history, plot_mixture, plot_suspects, plot_weights
+from resup.plotting import (
+    plot_history,
+    plot_mixture,
+    plot_probability,
+    plot_suspects,
+    plot_weights,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +46,35 @@ def test_history():
     ax = plot_history({"one": history, "two": history})
     np.testing.assert_array_equal(ax.lines[0].get_xdata(), [2, 3])
     np.testing.assert_array_equal(ax.lines[1].get_ydata(), [0.5, 0.6])
+
+
+def test_probability():
+    right = np.arange(100) >= 30
+    probability = [np.where(right, 0.6, 0.5), np.where(right, 0.9, 0.2)]
+    for truth, words in ((right, "labels"), (None, "judged")):
+        ax = plot_probability([2, 3], probability, truth, ax=plt.figure().add_subplot())
+        wrong_line, right_line = ax.lines
+        np.testing.assert_array_equal(wrong_line.get_xdata(), [2, 3])
+        np.testing.assert_allclose(wrong_line.get_ydata(), [0.5, 0.2])
+        np.testing.assert_allclose(right_line.get_ydata(), [0.6, 0.9])
+        assert words in wrong_line.get_label()
+        assert "(30)" in wrong_line.get_label()
+        assert len(ax.collections) == 2
+    assert len(plot_probability([1], np.ones((1, 5)), ax=plt.figure().add_subplot()).lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("epochs", "probability", "right", "message"),
+    [
+        ([], np.empty((0, 0)), None, r"probability must have shape \(E, N\)"),
+        ([1], np.ones(5), None, r"got \(5,\) and \(1,\) epochs"),
+        ([1, 2], np.ones((1, 5)), None, r"got \(1, 5\) and \(2,\) epochs"),
+        ([1], np.ones((1, 5)), np.ones(4), r"right must have shape \(5,\), got \(4,\)"),
+    ],
+)
+def test_bad_probability(epochs, probability, right, message):
+    with pytest.raises(ValueError, match=message):
+        plot_probability(epochs, probability, right)
 
 
 @pytest.mark.parametrize("shape", [(20, 8, 8), (20, 8, 8, 3)])

@@ -4,11 +4,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from resup import CoTrainer, LabelReport, q_values
-from resup.callbacks import Callback, JSONLinesLogger, TensorBoardLogger
+from resup.callbacks import Callback, JSONLinesLogger, ProbabilityHistory, TensorBoardLogger
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +111,38 @@ def test_report_from_columns():
     np.testing.assert_allclose(report.q_value, [0.2, 0.5])
 
 
+def test_the_report_as_the_label_issues_of_cleanlab(run):
+    """As in docs/recipes.md: a classifier trained without the suspects beats one trained on all."""
+    pandas = pytest.importorskip("pandas")
+    classification = pytest.importorskip("cleanlab.classification")
+    from cleanlab import rank
+
+    trainer, loader, right, true = run
+    report = trainer.report(loader)
+    frame = pandas.DataFrame(vars(report)).set_index("index").sort_index()
+    issues = pandas.DataFrame(
+        {
+            "is_label_issue": frame["q_value"] <= 0.1,
+            "label_quality": frame["clean_probability"],
+            "given_label": frame["given"],
+            "predicted_label": frame["suggested"],
+        }
+    )
+    x, given = (column.numpy() for column in loader.dataset.tensors)
+    np.testing.assert_array_equal(issues["given_label"], given)
+    assert right[issues["is_label_issue"]].mean() < 0.1
+
+    cleaned = classification.CleanLearning(KNeighborsClassifier())
+    cleaned.fit(x, given, label_issues=issues)
+    kept = cleaned.get_label_issues()
+    np.testing.assert_array_equal(kept["label_quality"], frame["clean_probability"])
+    plain = KNeighborsClassifier().fit(x, given)
+    assert cleaned.score(x, true) > plain.score(x, true) + 0.03
+
+    worst = rank.find_top_issues(frame["clean_probability"].to_numpy(), top=20)
+    np.testing.assert_array_equal(np.sort(worst), np.sort(report.index[:20]))
+
+
 class Counter(Callback):
     def __init__(self):
         self.calls = []
@@ -162,3 +195,44 @@ def test_tensorboard(tmp_path):
     pytest.importorskip("tensorboard")
     short_run([TensorBoardLogger(tmp_path)])
     assert list(tmp_path.glob("events.*"))
+
+
+def test_probabilities_over_the_epochs():
+    x = torch.randn(100, 4)
+    loader = DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), 30)
+    history = ProbabilityHistory(loader)
+    seen = []
+
+    class Look(Callback):
+        def on_epoch_end(self, trainer, record):
+            seen.append(trainer.clean_probability(loader))
+
+    assert history.probability.shape == (0, 0)
+    short_run([history, Look()], x)
+    assert history.epochs == [1, 2]
+    assert history.probability.dtype == np.float32
+    np.testing.assert_array_equal(history.probability, torch.stack(seen).numpy())
+
+
+def test_recording_probabilities_leaves_training_alone():
+    def weights(record):
+        torch.manual_seed(3)
+        x = torch.randn(100, 4)
+        data = TensorDataset(x, (x[:, 0] > 0).long())
+        nets = nn.Sequential(nn.Dropout(0.3), nn.Linear(4, 2)), nn.Linear(4, 2)
+        optimizer = torch.optim.SGD([p for n in nets for p in n.parameters()], 0.1)
+        callbacks = [ProbabilityHistory(DataLoader(data, 30))] if record else []
+        trainer = CoTrainer(nets, optimizer, callbacks=callbacks, warmup_epochs=2, progress=False)
+        trainer.fit(DataLoader(data, 20, shuffle=True), 4)
+        if record:
+            assert callbacks[0].epochs == [2, 3, 4]
+        return [p.tolist() for n in nets for p in n.parameters()], trainer.history
+
+    assert weights(True) == weights(False)
+
+
+def test_a_shuffling_loader_is_refused_by_the_recorder():
+    x = torch.randn(100, 4)
+    shuffled = DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), 30, shuffle=True)
+    with pytest.raises(ValueError, match="loader shuffles"):
+        short_run([ProbabilityHistory(shuffled)], x)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Callback", "JSONLinesLogger", "TensorBoardLogger"]
+__all__ = ["Callback", "JSONLinesLogger", "ProbabilityHistory", "TensorBoardLogger"]
 
 
 class Callback:
@@ -55,6 +58,66 @@ class JSONLinesLogger(Callback):
         if trainer.is_main_process:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(line + "\n")
+
+
+class ProbabilityHistory(Callback):
+    """Record after each epoch how likely each label is to be right.
+
+    It takes a pass over the loader an epoch and 4 bytes a label and epoch, and training goes on as
+    without it. Checkpoints do not hold it: after a resume it records from there on.
+
+    Parameters
+    ----------
+    loader : iterable of batches
+        In a fixed order, as for `CoTrainer.clean_probability`. With several processes each
+        records its own loader.
+
+    Attributes
+    ----------
+    epochs : list of int
+        The epochs recorded. Those before the first mixture are left out.
+    probability : ndarray of shape (epochs, N), float32
+        ``CoTrainer.clean_probability`` after each of them.
+
+    See Also
+    --------
+    resup.plotting.plot_probability : a picture of it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch.utils.data import DataLoader, TensorDataset
+    >>> from resup import CoTrainer
+    >>> from resup.callbacks import ProbabilityHistory
+    >>> _ = torch.manual_seed(0)
+    >>> x = torch.randn(256, 8)
+    >>> data = TensorDataset(x, (x[:, 0] > 0).long())
+    >>> nets = torch.nn.Linear(8, 2), torch.nn.Linear(8, 2)
+    >>> optimizer = torch.optim.Adam([*nets[0].parameters(), *nets[1].parameters()], lr=0.1)
+    >>> history = ProbabilityHistory(DataLoader(data, 64))
+    >>> trainer = CoTrainer(nets, optimizer, callbacks=[history], warmup_epochs=2, progress=False)
+    >>> trainer = trainer.fit(DataLoader(data, 32, shuffle=True), epochs=4)
+    >>> history.epochs, history.probability.shape
+    ([2, 3, 4], (3, 256))
+    """
+
+    def __init__(self, loader: Iterable[Any]) -> None:
+        self.loader = loader
+        self.epochs: list[int] = []
+        self._rows: list[NDArray[np.float32]] = []
+
+    @property
+    def probability(self) -> NDArray[np.float32]:
+        """How likely each label is to be right, (epochs, N)."""
+        return np.stack(self._rows) if self._rows else np.empty((0, 0), np.float32)
+
+    def on_epoch_end(self, trainer: Any, record: Mapping[str, Any]) -> None:
+        """Judge the labels, once there is a mixture."""
+        if trainer.weigher.mixtures_:
+            with torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed for its workers
+                row = trainer.clean_probability(self.loader)
+            self._rows.append(row.numpy())
+            self.epochs.append(record["epoch"])
 
 
 class TensorBoardLogger(Callback):

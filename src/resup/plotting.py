@@ -12,7 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from .histogram import SimilarityHistogram, to_numpy
 
-__all__ = ["plot_history", "plot_mixture", "plot_suspects", "plot_weights"]
+__all__ = [
+    "plot_history",
+    "plot_mixture",
+    "plot_probability",
+    "plot_suspects",
+    "plot_weights",
+]
 
 RIGHT, WRONG, LINE = "#4878a8", "#d1605e", "#333333"
 
@@ -129,6 +135,56 @@ def plot_history(
         ax.plot(*zip(*points, strict=True), label=name)
     ax.set(xlabel="epoch", ylabel=key.replace("_", " "))
     ax.grid(alpha=0.3)
+    ax.legend(frameon=False)
+    return ax
+
+
+def plot_probability(
+    epochs: ArrayLike,
+    probability: ArrayLike,
+    right: ArrayLike | None = None,
+    *,
+    ax: Axes | None = None,
+) -> Axes:
+    """How the probabilities of right and of wrong labels part: medians and the middle 80 %.
+
+    Parameters
+    ----------
+    epochs : array-like of shape (E,)
+        ``ProbabilityHistory.epochs``.
+    probability : array-like of shape (E, N)
+        ``ProbabilityHistory.probability``.
+    right : array-like of bool of shape (N,), optional
+        Which labels are right; by default those above 0.5 after the last epoch are judged right.
+    ax : Axes, optional
+        Where to draw; the current Axes by default.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit together, or there is no epoch.
+    """
+    ax = plt.gca() if ax is None else ax
+    x, p = np.asarray(epochs), to_numpy(probability)
+    if p.ndim != 2 or not len(p) or x.shape != p.shape[:1]:
+        raise ValueError(
+            "probability must have shape (E, N) with one row for each of E >= 1 epochs, got "
+            f"{p.shape} and {x.shape} epochs"
+        )
+    mask = p[-1] > 0.5 if right is None else to_numpy(right).astype(bool)
+    if mask.shape != p.shape[1:]:
+        raise ValueError(f"right must have shape {p.shape[1:]}, got {mask.shape}")
+    words = ("judged wrong", "judged right") if right is None else ("wrong labels", "right labels")
+    for group, colour, word in zip((~mask, mask), (WRONG, RIGHT), words, strict=True):
+        if group.any():
+            low, median, high = np.quantile(p[:, group], [0.1, 0.5, 0.9], axis=1)
+            ax.fill_between(x, low, high, color=colour, alpha=0.25, linewidth=0)
+            ax.plot(x, median, color=colour, label=f"{word} ({group.sum()})")
+    ax.set(xlabel="epoch", ylabel="P(label is right)", ylim=(-0.02, 1.02))
     ax.legend(frameon=False)
     return ax
 
