@@ -1,0 +1,331 @@
+"""Which human labels of CIFAR-10N are wrong: one ReSup run against cleanlab on cross-validation.
+
+    python benchmarks/label_errors.py --data DATA --size cpu --labels worst aggre random1
+
+`DATA` holds ``cifar-10-batches-py`` and ``CIFAR-10_human.npz`` or ``.pt``. Both sides train the
+network of Table 5 by its protocol (`examples/cifar10.py`):
+
+resup      a pair of networks, once, on all images. Its score of a label is `clean_probability`
+           after the last epoch, or the mean over the epochs after the warm-up, which takes a pass
+           over the images an epoch.
+cleanlab   one network with plain cross-entropy in each of 5 folds, stratified by the given labels.
+           The predictions of held-out images go to cleanlab's label quality scores, and to
+           `find_label_issues` as it comes, which names a set and ranks it by self-confidence.
+
+A wrong label is the positive class. Precision and recall are those of the set that
+`find_label_issues` names, or of the labels that are more likely wrong than right. The area and the
+average precision of `find_label_issues` count all labels outside of its set as tied.
+
+Each finished training is kept under --runs and not run again; ``--only resup`` or ``--only folds``
+trains one side. When both are there, the numbers are printed, and written to
+``OUT/label_errors-SIZE.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, precision_score, recall_score, roc_auc_score
+from sklearn.model_selection import StratifiedKFold
+from torch import nn
+from torch.optim import Adam
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+
+import cifar10
+from paper import methods, networks
+from paper.batches import DeviceBatches
+from paper.datasets import Split
+from paper.provenance import ROOT, provenance
+from paper.run import AUTOCAST, Protocol
+
+from resup import CoTrainer
+from resup.callbacks import Callback
+
+FOLDS = 5
+SCORES = "self_confidence", "normalized_margin", "confidence_weighted_entropy"
+Arrays = dict[str, Any]
+
+
+def now() -> NDArray[np.float64]:
+    """Wall and processor seconds, the device having done all it was told."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return np.array([perf_counter(), process_time()])
+
+
+class Memory(Callback):
+    """Sums `clean_probability` over the epochs after the warm-up, and the seconds that takes."""
+
+    def __init__(self, ordered: DeviceBatches) -> None:
+        self.ordered, self.epochs = ordered, 0
+        self.total, self.seconds = np.zeros(len(ordered.labels)), np.zeros(2)
+
+    def on_epoch_end(self, trainer: CoTrainer, record: dict[str, Any]) -> None:
+        if trainer.epoch <= trainer.warmup_epochs:
+            return
+        start = now()
+        self.total += trainer.clean_probability(self.ordered).numpy()
+        self.epochs += 1
+        self.seconds += now() - start
+
+
+def make_network(protocol: Protocol, data: Split, device: str) -> nn.Module:
+    _, height, _, channels = data.images.shape
+    network = networks.build(protocol.network, 10, channels, height, **protocol.options)
+    return network.to(device, memory_format=torch.channels_last)
+
+
+def train_resup(args: argparse.Namespace, protocol: Protocol, data: Split) -> Arrays:
+    """Train a pair; `data` has the given labels."""
+    start = now()
+    torch.manual_seed(args.seed)
+    train = DeviceBatches(
+        *data, protocol.batch,
+        augment=protocol.augment, shuffle=True, seed=args.seed, device=args.device,
+    )  # fmt: skip
+    mean, std = train.statistics
+    ordered = DeviceBatches(*data, 500, device=args.device, mean=mean, std=std)
+    pair = [make_network(protocol, data, args.device) for _ in range(2)]
+    optimizer = Adam([p for network in pair for p in network.parameters()], lr=protocol.lr)
+    memory = Memory(ordered)
+    trainer = methods.make(
+        args.method,
+        pair,
+        optimizer,
+        protocol.schedule(optimizer, protocol.epochs),
+        epochs=protocol.epochs,
+        noise_rate=np.nan,  # for methods that must be told it, which are not offered here
+        autocast=AUTOCAST[args.dtype],
+        progress=sys.stderr.isatty(),
+        callbacks=[memory],
+    ).fit(train, protocol.epochs)
+    last = trainer.clean_probability(ordered).numpy()
+    seconds = now() - start
+    return {
+        "last": last,
+        "mean": memory.total / memory.epochs,
+        "seconds": seconds - memory.seconds,
+        "seconds_mean": seconds,
+    }
+
+
+def train_fold(
+    args: argparse.Namespace,
+    protocol: Protocol,
+    data: Split,
+    kept: NDArray[np.intp],
+    held_out: NDArray[np.intp],
+    seed: int,
+) -> Arrays:
+    """Train one network on the rows `kept`, and predict the rows `held_out`."""
+    start = now()
+    torch.manual_seed(seed)
+    train = DeviceBatches(
+        data.images[kept], data.labels[kept], protocol.batch,
+        augment=protocol.augment, shuffle=True, seed=seed, device=args.device,
+    )  # fmt: skip
+    mean, std = train.statistics
+    test = DeviceBatches(
+        data.images[held_out], data.labels[held_out], 500, device=args.device, mean=mean, std=std
+    )
+    network = make_network(protocol, data, args.device)
+    optimizer = Adam(network.parameters(), lr=protocol.lr)
+    scheduler = protocol.schedule(optimizer, protocol.epochs)
+    dtype = AUTOCAST[args.dtype]
+    autocast = partial(torch.autocast, args.device.split(":")[0], dtype, enabled=dtype is not None)
+    for _ in range(protocol.epochs):
+        for images, labels in train:
+            with autocast():
+                logits = network(images)
+            optimizer.zero_grad()
+            F.cross_entropy(logits.float(), labels).backward()
+            optimizer.step()
+        scheduler.step()
+    network.eval()
+    with torch.no_grad(), autocast():
+        predicted = [network(images).float().softmax(1) for images, _ in test]
+    return {
+        "held_out": held_out,
+        "probabilities": torch.cat(predicted).cpu().numpy(),
+        "seconds": now() - start,
+    }
+
+
+def trainings(
+    args: argparse.Namespace, protocol: Protocol, data: Split
+) -> Iterator[tuple[str, Callable[[], Arrays]]]:
+    """Names of the trainings and what does them."""
+    if args.only != "folds":
+        yield args.method, partial(train_resup, args, protocol, data)
+    if args.only != "resup":
+        folds = StratifiedKFold(FOLDS, shuffle=True, random_state=args.seed)
+        for i, (kept, held_out) in enumerate(folds.split(data.labels, data.labels)):
+            seed = args.seed + 1000 * (i + 1)
+            yield f"fold{i}", partial(train_fold, args, protocol, data, kept, held_out, seed)
+
+
+def train(args: argparse.Namespace, noise: str, protocol: Protocol, data: Split) -> Path:
+    """Do what is not done yet; returns the folder with a file a training."""
+    folder = args.runs / f"{args.size}-{protocol.epochs}-{noise}-{args.seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, training in trainings(args, protocol, data):
+        path = folder / f"{name}.npz"
+        if not path.exists():
+            arrays = training()
+            unfinished = path.with_suffix(".tmp.npz")
+            np.savez_compressed(unfinished, **arrays, provenance=json.dumps(provenance()))
+            unfinished.replace(path)
+            print(f"{noise} {name}: {arrays['seconds'][0]:.0f} s", flush=True)
+    return folder
+
+
+def evaluate(
+    wrong: NDArray[np.bool_], clean: Arrays, folds: list[Arrays], given: NDArray[np.int64]
+) -> Iterator[dict[str, Any]]:
+    """Rows of the table, of what `train` has left for one set of labels."""
+    from cleanlab.filter import find_label_issues
+    from cleanlab.rank import get_label_quality_scores
+
+    def row(
+        name: str, suspicion: NDArray[Any], seconds: NDArray[Any], named: Any = None
+    ) -> dict[str, Any]:
+        found = {
+            "method": name,
+            "auroc": float(roc_auc_score(wrong, suspicion)),
+            "average_precision": float(average_precision_score(wrong, suspicion)),
+            "seconds": float(seconds[0]),
+            "cpu_seconds": float(seconds[1]),
+        }
+        if named is not None:
+            found["named"] = int(named.sum())
+            found["precision"] = float(precision_score(wrong, named, zero_division=0))
+            found["recall"] = float(recall_score(wrong, named))
+        return found
+
+    for which, key, seconds in (
+        ("last epoch", "last", clean["seconds"]),
+        ("mean of epochs", "mean", clean["seconds_mean"]),
+    ):
+        yield row(f"resup, {which}", -clean[key], seconds, clean[key] < 0.5)
+
+    probabilities = np.empty((len(wrong), folds[0]["probabilities"].shape[1]))
+    for fold in folds:
+        probabilities[fold["held_out"]] = fold["probabilities"]
+    trained = np.sum([fold["seconds"] for fold in folds], 0)
+    for method in SCORES:
+        start = now()
+        quality = get_label_quality_scores(given, probabilities, method=method)
+        yield row(f"cleanlab, {method}", -quality, trained + now() - start)
+    start = now()
+    issues = find_label_issues(
+        given, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1
+    )
+    seconds, suspicion = trained + now() - start, by_rank(issues, len(wrong))
+    yield row("cleanlab, find_label_issues", suspicion, seconds, suspicion > 0)
+
+
+def by_rank(issues: NDArray[np.intp], n: int) -> NDArray[np.float64]:
+    """Suspicion of n labels, of which `issues` are listed most suspicious first; others have 0."""
+    suspicion = np.zeros(n)
+    suspicion[issues] = np.arange(len(issues), 0, -1)
+    return suspicion
+
+
+def markdown(results: Iterable[dict[str, Any]]) -> str:
+    lines = [
+        "| labels | wrong | method | AUROC | average precision | named | precision | recall "
+        "| seconds | CPU seconds |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in results:
+        named = "– | – | –"
+        if "named" in r:
+            named = f"{r['named']:,} | {r['precision']:.3f} | {r['recall']:.3f}"
+        lines.append(
+            f"| {r['labels']} | {r['noise_rate']:.1%} | {r['method']} | {r['auroc']:.4f} "
+            f"| {r['average_precision']:.4f} | {named} "
+            f"| {r['seconds']:,.0f} | {r['cpu_seconds']:,.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def read(path: Path) -> Arrays:
+    with np.load(path) as file:
+        return dict(file)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="folder that holds cifar-10-batches-py")
+    add("--labels", nargs="+", choices=cifar10.HUMAN, default=["worst", "aggre", "random1"])
+    add("--size", choices=cifar10.PROTOCOLS, default="paper", help="protocol")
+    add("--method", choices=methods.RESUP, default="resup-decoys")
+    add("--only", choices=("resup", "folds"), help="train one side only")
+    add("--epochs", type=int, help="other than the protocol's")
+    add("--seed", type=int, default=0)
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--dtype", choices=AUTOCAST, default="bfloat16", help="of the networks' arithmetic")
+    add("--runs", type=Path, default=Path("runs/label_errors"), help="finished trainings")
+    add("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    args = parser.parse_args(arguments)
+    if args.epochs is not None and args.epochs < 2:
+        parser.error(f"--epochs must be at least 2, of which one is the warm-up, got {args.epochs}")
+    if args.device == "cpu":
+        torch.set_num_threads(1)
+    protocol = cifar10.protocol(args)
+    data = cifar10.cifar10(args.data)
+    images, true = (column[: protocol.samples] for column in data.train)
+    results, trained = [], []
+    for noise in args.labels:
+        given = cifar10.labels(Namespace(noise=noise, data=args.data), data)[: protocol.samples]
+        wrong = given != true
+        folder = train(args, noise, protocol, Split(images, given))
+        paths = [
+            folder / f"{name}.npz" for name in (args.method, *map("fold{}".format, range(FOLDS)))
+        ]
+        if missing := [path.name for path in paths if not path.exists()]:
+            print(f"{noise}: no numbers yet, {', '.join(missing)} missing in {folder}")
+            continue
+        clean, *folds = map(read, paths)
+        trained += [str(arrays["provenance"]) for arrays in (clean, *folds)]
+        common = {"labels": noise, "noise_rate": float(wrong.mean())}
+        results += [common | row for row in evaluate(wrong, clean, folds, given)]
+    if not results:
+        return
+    print(markdown(results))
+    origin = provenance()
+    origin["versions"] |= {"cleanlab": metadata.version("cleanlab")}
+    record = {
+        **origin,
+        "trained_by": [json.loads(text) for text in dict.fromkeys(trained)],
+        "size": args.size,
+        "samples": len(true),
+        "epochs": protocol.epochs,
+        "folds": FOLDS,
+        "seed": args.seed,
+        "resup": args.method,
+        "dtype": args.dtype,
+        "results": results,
+    }
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / f"label_errors-{args.size}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
