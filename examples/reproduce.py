@@ -3,11 +3,15 @@
     python examples/reproduce.py --table 5 --data DATA                     # full size, on a GPU
     python examples/reproduce.py --table 2 --data DATA --size cpu --jobs 2
     python examples/reproduce.py --table 5 --size cpu --print              # only what is done
+    python examples/reproduce.py --figure 5 --data DATA --size cpu         # then draws it
 
 `DATA` holds ``cifar-10-batches-py``, ``CIFAR-10_human.npz`` and the folders ``ferplus``, ``rafdb``,
 ``affectnet`` of what is to be run. A run that is in ``benchmarks/results`` already is skipped, one
 that was broken off goes on, and ``--jobs`` run side by side. Runs that tell most come first: all
 columns of the first rows, then more rows, then more seeds.
+
+Figures go to ``--out``; 3 and 4, which show faces that may not be passed on, and are drawn with 7
+from files of the first seed's run, to ``--runs``.
 """
 
 from __future__ import annotations
@@ -23,10 +27,12 @@ from threading import Lock
 
 import numpy as np
 from paper.methods import METHODS
-from paper.published import FIGURES, TABLES, Column, Table
+from paper.published import FIGURES, PLACES, TABLES, Column, Table
+from paper.run import SNAPSHOTS
 
 EXAMPLES = Path(__file__).resolve().parent
 RESULTS = EXAMPLES.parent / "benchmarks" / "results"
+PICTURES = EXAMPLES.parent / "docs" / "_static" / "results"
 
 
 class Results:
@@ -64,14 +70,18 @@ def runs(table: Table, seeds: Iterable[int]) -> Iterator[tuple[Column, str, int]
                 yield column, method, seed
 
 
+def folder(args: argparse.Namespace, column: Column, method: str, seed: int) -> Path:
+    name = f"{column.dataset}-{column.name}-{method}-{seed}-{args.size}"
+    return args.runs / name.replace(" ", "_")
+
+
 def start(
     args: argparse.Namespace, results: Results, column: Column, method: str, seed: int
 ) -> None:
     """Run one cell in a process of its own, unless its result is there."""
     if any(record["seed"] == seed for record in results.find(column, method)):
         return
-    name = f"{column.dataset}-{column.name}-{method}-{seed}-{args.size}".replace(" ", "_")
-    out = args.runs / name
+    out = folder(args, column, method, seed)
     out.mkdir(parents=True, exist_ok=True)
     command = [
         sys.executable, str(EXAMPLES / column.script), *column.arguments(args.data),
@@ -81,11 +91,11 @@ def start(
     with (out / "log.txt").open("w") as log:
         code = subprocess.call(command, stdout=log, stderr=subprocess.STDOUT)
     if code:
-        print(f"{name} ended with {code}: see {out / 'log.txt'}", flush=True)
+        print(f"{out.name} ended with {code}: see {out / 'log.txt'}", flush=True)
         return
     results.add(column.dataset, out / "result.json")
     score = json.loads((out / "result.json").read_text())["score"]
-    print(f"{name}: {score:.2f}", flush=True)
+    print(f"{out.name}: {score:.2f}", flush=True)
 
 
 def markdown(table: Table, results: Results) -> str:
@@ -114,12 +124,66 @@ def cell(records: list[dict]) -> str:
     return f"{np.mean(scores):.2f} ± {np.std(scores, ddof=1):.2f} ({len(scores)})"
 
 
+def draw(args: argparse.Namespace, table: Table, results: Results) -> Path:
+    """Draw a figure from what is done, and say where it is."""
+    from paper import figures  # needs matplotlib
+
+    column, method = table.columns[0], table.rows[0]
+    cells = {c.name: {m: results.find(c, m) for m in table.rows} for c in table.columns}
+    if not any(records for methods in cells.values() for records in methods.values()):
+        raise SystemExit(f"no run of figure {args.figure} is done: start it without --print")
+    run, out = folder(args, column, method, args.seeds[0]), args.out
+    if args.figure in ("3", "4"):
+        from fer import DATASETS, SIZES
+
+        found, out = written(run, "labels"), args.runs
+        data = DATASETS[column.dataset](args.data / PLACES[column.dataset], size=SIZES[args.size])
+        figure = figures.faces(
+            data.train.images, found["given"], found["true"], found["clean_probability"],
+            data.classes, figures.spread if column.rate else figures.lowest,
+        )  # fmt: skip
+    elif args.figure == "6":
+        scores = {
+            m: {
+                c.consistency_weight: [record["score"] for record in cells[c.name][m]]
+                for c in table.columns
+            }
+            for m in table.rows
+        }
+        figure = figures.against(scores, "λ", "test accuracy (%)")
+    elif args.figure == "7":
+        found = written(run, "labels")
+        snapshots = {epoch: written(run, f"epoch{epoch}") for epoch in SNAPSHOTS}
+        figure = figures.histograms(snapshots, found["given"] != found["true"])
+    elif args.figure == "noise":
+        figure = figures.curves(cells, "noise_found_by_epoch", "noise rate found", "realised_rate")
+    else:
+        height = 4.2 if len(table.columns) == 1 else 3.2
+        figure = figures.curves(cells, "accuracy_by_epoch", "test accuracy (%)", height=height)
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"figure-{args.figure}-{args.size}.png"
+    figure.savefig(path, dpi=figures.DPI)
+    return path
+
+
+def written(run: Path, name: str) -> dict[str, np.ndarray]:
+    """Arrays that a run has left."""
+    path = run / f"{name}.npz"
+    if not path.exists():
+        raise SystemExit(
+            f"{path} is missing: the figure needs this run itself, not only its result; with "
+            "another --results it is run again"
+        )
+    with np.load(path) as file:
+        return dict(file)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--table", choices=TABLES)
     what.add_argument("--figure", choices=FIGURES)
-    parser.add_argument("--data", type=Path, help="needed unless --print")
+    parser.add_argument("--data", type=Path, help="needed to run, and for figures 3 and 4")
     parser.add_argument("--size", choices=("paper", "cpu"), default="paper")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--methods", nargs="+", choices=METHODS, help="these rows only")
@@ -128,18 +192,21 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="checkpoints and logs")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=PICTURES, help="for figures")
     parser.add_argument("--print", action="store_true", help="run nothing")
     args = parser.parse_args()
-    table = TABLES[args.table] if args.table else FIGURES[args.figure].table
+    table = TABLES[args.table] if args.table else FIGURES[args.figure]
     table = table.only(args.methods, args.columns)
     results = Results(args.results, args.size)
+    if args.data is None and (not args.print or args.figure in ("3", "4")):
+        parser.error("--data is needed")
     if not args.print:
-        if args.data is None:
-            parser.error("--data is needed")
         with ThreadPoolExecutor(args.jobs) as pool:
             for run in runs(table, args.seeds):
                 pool.submit(start, args, results, *run)
     print(markdown(table, results))
+    if args.figure:
+        print(draw(args, table, results))
 
 
 if __name__ == "__main__":
