@@ -102,7 +102,7 @@ def test_each_image_is_predicted_by_the_fold_that_never_saw_it(run, label_errors
         return train_fold(args, protocol, data, kept, held_out, seed)
 
     monkeypatch.setattr(label_errors, "train_fold", spy)
-    run("--only", "folds", epochs=2)
+    run("--only", "folds", "--dtype", "bfloat16", epochs=2)
     assert sorted(np.concatenate(tested)) == list(range(200))
     for kept, held_out in zip(seen, tested, strict=True):
         assert len(kept) == 160
