@@ -20,7 +20,7 @@ from typing_extensions import Self
 from ._validation import check_choice, check_models, check_optimizers, check_order
 from .callbacks import Callback
 from .checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
-from .distributed import everyones, global_means, is_distributed, rank, unwrap
+from .distributed import everyones, explain_loss, global_means, is_distributed, rank, unwrap
 from .losses import ConsistencyLoss, CrossWeightedLoss
 from .report import LabelReport
 from .similarity import Signal
@@ -249,6 +249,8 @@ class CoTrainer:
             If there is nothing to resume from.
         FloatingPointError
             If the loss is not finite.
+        RuntimeError
+            If another process has died or hangs.
         """
         generator = getattr(train_loader, "generator", None)
         if resume is not None and (checkpoint != resume or Path(resume).exists()):
@@ -273,6 +275,9 @@ class CoTrainer:
                         self._save(checkpoint, generator)
                 if self._stop:
                     raise SystemExit(128 + signal.SIGTERM)
+        except RuntimeError as error:
+            explain_loss(error, f"in epoch {self.epoch + 1}")
+            raise
         finally:
             for callback in self.callbacks:
                 callback.on_fit_end(self)
