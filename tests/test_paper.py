@@ -227,7 +227,9 @@ def test_a_run_goes_on_where_it_was_broken_off(cifar, tmp_path):
     whole = start("whole")
     assert whole["method"] == "resup-decoys"
     assert whole["realised_rate"] == pytest.approx(0.3, abs=0.1)
-    assert whole["score"] == pytest.approx(np.mean([a for _, a in whole["accuracy_by_epoch"]]))
+    assert whole["score"] == pytest.approx(
+        np.mean([a for _, a in whole["accuracy_by_epoch"]]), abs=0.005
+    )
     lines = (tmp_path / "whole" / "epochs.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
 
