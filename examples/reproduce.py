@@ -198,12 +198,14 @@ def main() -> None:
     table = TABLES[args.table] if args.table else FIGURES[args.figure]
     table = table.only(args.methods, args.columns)
     results = Results(args.results, args.size)
-    if args.data is None and (not args.print or args.figure in ("3", "4")):
+    fetched = any(column.dataset != "digits" for column in table.columns)
+    if args.data is None and fetched and (not args.print or args.figure in ("3", "4")):
         parser.error("--data is needed")
     if not args.print:
         with ThreadPoolExecutor(args.jobs) as pool:
-            for run in runs(table, args.seeds):
-                pool.submit(start, args, results, *run)
+            started = [pool.submit(start, args, results, *run) for run in runs(table, args.seeds)]
+        for run in started:
+            run.result()  # raises what it raised
     print(markdown(table, results))
     if args.figure:
         print(draw(args, table, results))

@@ -31,6 +31,15 @@ def cnn7(
     )
 
 
+def cnn2(classes: int, channels: int = 1, size: int = 8, width: int = 16) -> nn.Module:
+    """Build a network for images as small as scikit-learn's digits."""
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3, 1, 1), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(width, 2 * width, 3, 1, 1), nn.BatchNorm2d(2 * width), nn.ReLU(),
+        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2 * width * (size // 4) ** 2, classes),
+    )  # fmt: skip
+
+
 class Block(nn.Module):
     """Two 3×3 convolutions, or 1×1, 3×3 and 1×1 with ``expansion=4``, beside a shortcut."""
 
@@ -129,6 +138,7 @@ def _torchvision(name: str, first: str, last: str) -> Callable[..., nn.Module]:
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "cnn7": cnn7,
+    "cnn2": cnn2,
     "resnet18": _resnet((2, 2, 2, 2), 1, small=False),
     "resnet50": _resnet((3, 4, 6, 3), 4, small=False),
     "resnet18-cifar": _resnet((2, 2, 2, 2), 1, small=True),

@@ -43,7 +43,7 @@ class Protocol:
     lr: float
     last: int
     """The score is the mean test accuracy of network A over so many last epochs."""
-    schedule: Callable[[Optimizer, int], LRScheduler]
+    schedule: Callable[[Optimizer, int], LRScheduler] | None = None
     augment: tuple[Augmentation, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of the network."""
@@ -109,11 +109,11 @@ class Snapshots(Callback):
         np.savez_compressed(path, similarity=similarity, loss=loss)
 
 
-def arguments(description: str, datasets: str) -> argparse.ArgumentParser:
-    """Flags that the examples share."""
+def arguments(description: str, holds: str | None) -> argparse.ArgumentParser:
+    """Flags that the examples share; `holds` says what the data folder holds, if one is needed."""
     parser = argparse.ArgumentParser(description=description)
     add = parser.add_argument
-    add("--data", type=Path, required=True, help=f"folder that holds {datasets}")
+    add("--data", type=Path, required=holds is not None, help=f"folder that holds {holds or ''}")
     add("--method", choices=methods.METHODS, default="resup-decoys")
     add("--rate", type=float, default=0.0, help="share of training labels made wrong")
     add("--size", choices=("paper", "cpu"), default="paper", help="protocol")
@@ -173,7 +173,7 @@ def run(
         args.method,
         pair,
         optimizer,
-        protocol.schedule(optimizer, protocol.epochs),
+        protocol.schedule(optimizer, protocol.epochs) if protocol.schedule else None,
         epochs=protocol.epochs,
         noise_rate=realised,
         consistency_weight=args.consistency_weight,
