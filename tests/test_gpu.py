@@ -3,10 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.mixture import GaussianMixture
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from resup import CoTrainer, SampleWeigher, log_label_similarity
+from resup import (
+    CoTrainer,
+    DecoyMixture,
+    SampleWeigher,
+    SymmetricKLLoss,
+    log_label_similarity,
+)
 from resup.losses import consistency_loss, cross_weighted_loss
 
 pytestmark = pytest.mark.gpu
@@ -48,7 +55,19 @@ def test_same_numbers_as_on_the_cpu(dtype):
         torch.testing.assert_close(gpu.cpu(), cpu, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("options", [{}, {"autocast": torch.bfloat16}, {"clip_grad_norm": 1.0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"autocast": torch.bfloat16},
+        {"clip_grad_norm": 1.0},
+        {"mixture": DecoyMixture()},
+        {"mixture": GaussianMixture(2)},
+        {"signal": "loss"},
+        {"consistency": SymmetricKLLoss()},
+    ],
+    ids=lambda options: ", ".join(options) or "defaults",
+)
 def test_a_step_never_waits_for_the_device(options):
     t = trainer(**options)
     x, y = (v.cuda() for v in data())
