@@ -3,6 +3,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit
 from sklearn.mixture import GaussianMixture
 
 from resup import (
@@ -10,10 +11,13 @@ from resup import (
     DecoyMixture,
     Posterior,
     SampleWeigher,
+    SimilarityHistogram,
     cosine_label_similarity,
     log_label_similarity,
 )
+from resup._base import LogOdds
 from resup.similarity import scaled_loss_signal
+from resup.weigher import held_to_rate
 
 
 def logits_like_a_network(n=2000, c=5, networks=2):
@@ -306,3 +310,55 @@ def test_any_estimator_on_similarities_all_alike():
 def test_what_is_no_estimator_is_refused_at_once(mixture):
     with pytest.raises(TypeError, match="mixture must be an estimator with fit and predict_proba"):
         SampleWeigher(mixture)
+
+
+def show(weigher, memorised, n=4000, c=5, seed=0):
+    """An epoch with 40 % wrong labels, a share `memorised` of them predicted like right ones."""
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.randint(c, (n,), generator=generator)
+    wrong = torch.rand(n, generator=generator) < 0.4
+    known = torch.rand(n, generator=generator) < memorised
+    shown = torch.where(wrong & ~known, (targets + 1) % c, targets)
+    logits = torch.randn(2, n, c, generator=generator)
+    logits[:, torch.arange(n), shown] += 4
+    weigher(logits, targets)
+    weigher.refit()
+    return logits, targets
+
+
+def test_a_noise_rate_found_three_times_is_held_in_training():
+    weigher = SampleWeigher(DecoyMixture())
+    for epoch in range(3):
+        show(weigher, 0, seed=epoch)
+    assert weigher.noise_rates_ == pytest.approx([0.4, 0.4], abs=0.05)
+    logits, targets = show(weigher, 0.6)
+    judged = 1 - weigher.judge(logits, targets).mean(1)
+    assert judged.tolist() == pytest.approx(weigher.noise_rates_, abs=0.01)
+    held = 1 - weigher(logits, targets, record=False).mean(1)
+    assert held.tolist() == pytest.approx([0.4, 0.4], abs=0.05)
+    assert (judged < held - 0.1).all()
+    other = SampleWeigher(DecoyMixture())
+    other.load_state_dict(copy.deepcopy(weigher.state_dict()))
+    assert torch.equal(other.found, weigher.found)
+    assert torch.equal(other(logits, targets, record=False), weigher(logits, targets, record=False))
+
+
+def test_a_noise_rate_found_twice_is_not_held():
+    weigher = SampleWeigher(DecoyMixture())
+    for epoch in range(2):
+        show(weigher, 0, seed=epoch)
+    logits, targets = show(weigher, 0.6)
+    torch.testing.assert_close(
+        weigher(logits, targets, record=False), weigher.judge(logits, targets)
+    )
+
+
+def test_odds_lowered_to_a_rate(rng):
+    histogram = SimilarityHistogram().update(rng.beta(4, 1, 5000))
+    odds = LogOdds(1.0, -1.0, 0.5)
+    lowered = held_to_rate(odds, histogram, 0.7)
+    wrong = 1 - expit(lowered(histogram.centres))
+    assert histogram.counts @ wrong / histogram.total == pytest.approx(0.7)
+    assert (lowered.a, lowered.b) == (odds.a, odds.b)
+    assert held_to_rate(odds, histogram, 0.01) is odds
+    assert held_to_rate(odds, histogram, 0.0) is odds

@@ -67,12 +67,12 @@ class Posterior(nn.Module):
         row = torch.tensor([odds.a, odds.b, odds.c, *odds.log_bounds()], dtype=torch.float32)
         self.coefficients[group].copy_(row)
 
-    def load(self, mixture: _HasLogOdds, group: int = 0) -> Self:
+    def load(self, mixture: _HasLogOdds | LogOdds, group: int = 0) -> Self:
         """Take over a fitted mixture.
 
         Parameters
         ----------
-        mixture : BetaMixture with at most two components, or DecoyMixture
+        mixture : BetaMixture with at most two components, DecoyMixture, or LogOdds
             Fitted, so that it has `log_odds_`.
         group : int, default=0
             Which of the side-by-side mixtures to replace.
@@ -81,7 +81,7 @@ class Posterior(nn.Module):
         -------
         self
         """
-        odds = getattr(mixture, "log_odds_", None)
+        odds = mixture if isinstance(mixture, LogOdds) else getattr(mixture, "log_odds_", None)
         if odds is None:
             raise ValueError(
                 "mixture must be a fitted BetaMixture of one or two components or a fitted "

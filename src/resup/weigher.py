@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import torch
+from scipy.optimize import brentq
+from scipy.special import expit
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
-from ._base import SimilarityMixture
+from ._base import LogOdds, SimilarityMixture
 from .accumulator import DecoyAccumulator, HistogramAccumulator
 from .decoy import DecoyMixture, contradiction_rate
 from .distributed import add_up
@@ -20,6 +23,21 @@ from .posterior import AnyMixture, Posterior, TablePosterior
 from .similarity import Signal, check_signal, log_signal
 
 __all__ = ["SampleWeigher"]
+
+
+def held_to_rate(odds: LogOdds, histogram: SimilarityHistogram, rate: float) -> LogOdds:
+    """Lower the odds of every sample alike until the mean posterior of a wrong label is `rate`.
+
+    Odds by which as many labels are wrong already are returned as they are.
+    """
+    log_odds, shares = odds(histogram.centres), histogram.counts / histogram.total
+
+    def missing(shift: float) -> float:
+        return rate - float(shares @ expit(shift - log_odds))
+
+    if rate == 0 or missing(0.0) <= 0:
+        return odds
+    return replace(odds, c=odds.c - brentq(missing, 0.0, 100.0))
 
 
 class SampleWeigher(nn.Module):
@@ -37,7 +55,9 @@ class SampleWeigher(nn.Module):
         ``sklearn.mixture.GaussianMixture(2)``: see :class:`resup.posterior.AnyMixture`. Cloned and
         fitted for each network. For a `DecoyMixture` the step gathers decoys and how
         often the surest predictions contradict their labels; the rate that two epochs in a row
-        have shown is remembered, since wrong labels are no fewer once they are memorised.
+        have shown is remembered, since wrong labels are no fewer once they are memorised. For the
+        same reason the noise rate that three fits in a row have found is held in training: where a
+        later fit finds less, all odds are lowered alike until the weights add up to it.
     networks : int, default=2
         How many networks are weighed.
     negligible_noise : float, default=0.01
@@ -88,6 +108,7 @@ class SampleWeigher(nn.Module):
     fitted_counts: Tensor
     fitted_decoys: Tensor
     rates: Tensor
+    found: Tensor
 
     def __init__(
         self,
@@ -116,10 +137,12 @@ class SampleWeigher(nn.Module):
             self.register_buffer("fitted_decoys", torch.zeros_like(self.fitted_counts))
             # of each network: hit rate, rate seen last, rate seen twice in a row
             self.register_buffer("rates", torch.full((networks, 3), torch.nan, dtype=torch.float64))
+            # of each network: rates found by the last two fits, rate found three times in a row
+            self.register_buffer("found", torch.zeros(networks, 3, dtype=torch.float64))
         self.mixtures_: list[Any] = []
         self.noise_rates_: list[float] = []
         self.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
-            lambda module, _: module._fit()
+            lambda module, _: module._fit(again=True)
         )
 
     @torch.no_grad()
@@ -184,7 +207,7 @@ class SampleWeigher(nn.Module):
             rates = [1 / (len(counts) - 1), rate, held]
             self.rates[network] = torch.tensor(rates, dtype=self.rates.dtype)
 
-    def _fit(self) -> None:
+    def _fit(self, again: bool = False) -> None:
         self.mixtures_, self.noise_rates_ = [], []
         for network, counts in enumerate(self.fitted_counts.cpu().numpy()):
             histogram = SimilarityHistogram(counts)
@@ -197,15 +220,31 @@ class SampleWeigher(nn.Module):
             self.mixtures_.append(mixture)
             self.noise_rates_.append(1 - float(counts @ clean) / histogram.total)
             self.posterior.load(mixture, network)
-            self.weight.load(mixture, network)
-            if self.noise_rates_[-1] < self.negligible_noise:
-                self.weight.reset(network)
             if mixture.degenerate_ and clean.min() == 1:
+                self.weight.reset(network)
                 warnings.warn(
                     f"the mixture of network {network} is degenerate; it weighs every sample 1 "
                     "until the next fit",
                     stacklevel=3,
                 )
+            else:
+                self._load_weights(network, mixture, histogram, again)
+
+    def _load_weights(
+        self, network: int, mixture: Any, histogram: SimilarityHistogram, again: bool
+    ) -> None:
+        rate = self.noise_rates_[-1]
+        if self.decoys is not None:
+            *before, held = self.found[network].tolist()
+            if not again:
+                held = max(held, min(*before, rate))
+                self.found[network] = self.found.new_tensor([before[-1], rate, held])
+            rate = max(rate, held)
+            self.weight.load(held_to_rate(mixture.log_odds_, histogram, rate), network)
+        else:
+            self.weight.load(mixture, network)
+        if rate < self.negligible_noise:
+            self.weight.reset(network)
 
     def _fitted(self, network: int, histogram: SimilarityHistogram) -> Any:
         if not self.closed_form:
