@@ -274,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--data", type=Path, required=True, help="folder that holds cifar-10-batches-py")
     add("--labels", nargs="+", choices=cifar10.HUMAN, default=["worst", "aggre", "random1"])
     add("--size", choices=cifar10.PROTOCOLS, default="paper", help="protocol")
-    add("--method", choices=methods.RESUP, default="resup-decoys")
+    add("--method", choices=methods.RESUP, default="resup")
     add("--only", choices=("resup", "folds"), help="train one side only")
     add("--epochs", type=int, help="other than the protocol's")
     add("--seed", type=int, default=0)

@@ -1,6 +1,6 @@
 """CIFAR-10 with wrong labels (Table 5): one run.
 
-    python examples/cifar10.py --data DATA --noise symmetric --rate 0.5 --method resup-decoys
+    python examples/cifar10.py --data DATA --noise symmetric --rate 0.5
 
 `DATA` holds ``cifar-10-batches-py``, and ``CIFAR-10_human.npz`` or ``.pt`` for the human labels of
 CIFAR-10N. Writes a JSON line an epoch, a checkpoint from which the same command goes on, and in the

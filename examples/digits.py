@@ -1,6 +1,6 @@
 """Handwritten digits of scikit-learn with wrong labels: one run, in seconds, with no data to fetch.
 
-python examples/digits.py --noise symmetric --rate 0.4 --method resup-decoys
+python examples/digits.py --noise symmetric --rate 0.4
 """
 
 from __future__ import annotations

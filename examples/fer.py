@@ -1,6 +1,6 @@
 """Facial expressions with wrong labels (Tables 1 to 4): one run.
 
-    python examples/fer.py --dataset ferplus --data DATA --rate 0.3 --method resup-decoys
+    python examples/fer.py --dataset ferplus --data DATA --rate 0.3
 
 `DATA` is the folder of the data set in its publisher's layout (`paper/datasets.py`). A share
 ``--rate`` of the training labels moves to another class at random.

@@ -200,7 +200,7 @@ def test_faces_stay_out_of_the_repository(reproduced, tmp_path, rng, monkeypatch
 
     monkeypatch.setitem(fer.DATASETS, "ferplus", ferplus)
     store(tmp_path, published.FIGURES["3"])
-    run = tmp_path / "runs" / "ferplus-ferplus_30%-resup-decoys-0-cpu"
+    run = tmp_path / "runs" / "ferplus-ferplus_30%-resup-0-cpu"
     run.mkdir(parents=True)
     clean = rng.random(40, np.float32)
     np.savez(run / "labels.npz", given=labels, true=labels, clean_probability=clean)

@@ -66,7 +66,7 @@ def run(label_errors, data, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_finds_wrong_labels(run, label_errors, monkeypatch, capsys):
     assert run("--only", "folds") is None
-    assert "no numbers yet, resup-decoys.npz missing" in capsys.readouterr().out
+    assert "no numbers yet, resup.npz missing" in capsys.readouterr().out
     result = run("--only", "resup")
     rows = {row["method"]: row for row in result["results"]}
     assert len(rows) == 6

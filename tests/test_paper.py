@@ -225,7 +225,7 @@ def test_a_run_goes_on_where_it_was_broken_off(cifar, tmp_path):
         return json.loads((tmp_path / out / "result.json").read_text())
 
     whole = start("whole")
-    assert whole["method"] == "resup-decoys"
+    assert whole["method"] == "resup"
     assert whole["realised_rate"] == pytest.approx(0.3, abs=0.1)
     assert whole["score"] == pytest.approx(
         np.mean([a for _, a in whole["accuracy_by_epoch"]]), abs=0.005

@@ -36,7 +36,7 @@ def test_weights_follow_equation_5_after_a_refit():
     weigher.refit()
     weights = weigher(logits, targets)
     for mixture, z, w in zip(weigher.mixtures_, logits, weights, strict=True):
-        s = log_label_similarity(z, targets)[0].exp()
+        s = log_label_similarity(z.double(), targets)[0].exp()
         np.testing.assert_allclose(w, mixture.predict_proba(s)[:, -1], atol=1e-5)
         assert w[right].mean() > w[~right].mean() + 0.5
     assert weigher.noise_rates_ == pytest.approx([0.3, 0.3], abs=0.1)
@@ -44,7 +44,7 @@ def test_weights_follow_equation_5_after_a_refit():
 
 def test_a_refit_looks_only_at_what_came_since_the_last():
     logits, targets, _ = logits_like_a_network()
-    once, twice = SampleWeigher(), SampleWeigher()
+    once, twice = SampleWeigher(BetaMixture()), SampleWeigher(BetaMixture())
     twice(2 * logits, targets.flip(0))
     twice.refit()
     for weigher in (once, twice):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resup import BetaMixture, CoTrainer, DecoyMixture, SymmetricKLLoss
+from resup import BetaMixture, CoTrainer, SymmetricKLLoss
 from resup.losses import symmetric_kl_loss
 
 
@@ -79,13 +79,11 @@ RESUP: dict[str, dict[str, Any]] = {
     "loss+exchange": {"signal": "loss", "consistency_weight": 0},
     "similarity+exchange": {"consistency_weight": 0},
     "loss+exchange+consistency": {"signal": "loss"},
-    "resup": {},
+    "resup": {},  # the defaults: decoys, similarities from the training step
     # with another mixture, or another way to its similarities
     "resup-published": {"mixture": BetaMixture.as_published, "similarities": "pass"},
-    "resup-published-step": {"mixture": BetaMixture.as_published},
+    "resup-beta": {"mixture": BetaMixture},
     "resup-pass": {"similarities": "pass"},
-    "resup-decoys": {"mixture": DecoyMixture},
-    "resup-decoys-pass": {"mixture": DecoyMixture, "similarities": "pass"},
     # of Figure 5
     "jocowe": {"exchange": "mean", "consistency": SymmetricKLLoss, "consistency_scale": 0.1},
 }

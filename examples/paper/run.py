@@ -114,7 +114,7 @@ def arguments(description: str, holds: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     add = parser.add_argument
     add("--data", type=Path, required=holds is not None, help=f"folder that holds {holds or ''}")
-    add("--method", choices=methods.METHODS, default="resup-decoys")
+    add("--method", choices=methods.METHODS, default="resup")
     add("--rate", type=float, default=0.0, help="share of training labels made wrong")
     add("--size", choices=("paper", "cpu"), default="paper", help="protocol")
     add("--network", choices=networks.NETWORKS, help="another backbone than the protocol's")

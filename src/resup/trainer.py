@@ -71,9 +71,9 @@ class CoTrainer:
         Epochs of plain cross-entropy, without consistency, before the first mixture; with infinity
         no mixture is ever fitted.
     mixture : estimator, optional
-        Fitted to the similarities of each network; `BetaMixture()` by default.
-        ``BetaMixture.as_published()`` is the authors' program; any estimator with `fit` and
-        `predict_proba` will do (:class:`resup.posterior.AnyMixture`).
+        Fitted to the similarities of each network; `DecoyMixture()` by default. `BetaMixture()`
+        sees what the paper's does, ``BetaMixture.as_published()`` is the authors' program; any
+        estimator with `fit` and `predict_proba` will do (:class:`resup.posterior.AnyMixture`).
     signal : {"similarity", "loss"} or callable, default="similarity"
         What the mixtures are fitted to, as in :class:`SampleWeigher`.
     similarities : {"step", "pass"}, default="step"

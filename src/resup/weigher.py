@@ -18,7 +18,6 @@ from .accumulator import DecoyAccumulator, HistogramAccumulator
 from .decoy import DecoyMixture, contradiction_rate
 from .distributed import add_up
 from .histogram import SimilarityHistogram
-from .mixture import BetaMixture
 from .posterior import AnyMixture, Posterior, TablePosterior
 from .similarity import Signal, check_signal, log_signal
 
@@ -50,8 +49,8 @@ class SampleWeigher(nn.Module):
 
     Parameters
     ----------
-    mixture : estimator, default=BetaMixture()
-        `BetaMixture`, `DecoyMixture` or any object with `fit` and `predict_proba`, such as
+    mixture : estimator, default=DecoyMixture()
+        `DecoyMixture`, `BetaMixture` or any object with `fit` and `predict_proba`, such as
         ``sklearn.mixture.GaussianMixture(2)``: see :class:`resup.posterior.AnyMixture`. Cloned and
         fitted for each network. For a `DecoyMixture` the step gathers decoys and how
         often the surest predictions contradict their labels; the rate that two epochs in a row
@@ -121,7 +120,7 @@ class SampleWeigher(nn.Module):
         check_signal(signal)
         self.signal = signal
         self.negligible_noise = negligible_noise
-        self.mixture = BetaMixture() if mixture is None else mixture
+        self.mixture = DecoyMixture() if mixture is None else mixture
         self.closed_form = isinstance(self.mixture, SimilarityMixture) and (
             self.mixture.n_components <= 2
         )
