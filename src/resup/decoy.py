@@ -8,38 +8,40 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import expit, logit
 from typing_extensions import Self
 
-from ._base import SimilarityMixture, warn, weighted_values
+from ._base import ALWAYS_RIGHT, LogOdds, SimilarityMixture, warn, weighted_values
 from .em import Array, Mixture, likeliest_shapes, self_labels
 from .histogram import SMALLEST
 
 __all__ = ["DecoyMixture", "contradiction_rate", "hit_rate", "transition"]
 
-DECOY_WEIGHT = 0.2  # of all decoys together, a unit of weight of the samples
+DECOY_WEIGHT = 0.2  # of all decoys in the Betas' fit where nothing was seen; samples weigh 1
 PRIOR, FLOOR = 0.1, 0.003  # pseudo-observations a sample: self-labels; uniform ones a component
-SUREST, OWN_ERROR = 0.05, 0.1  # the surest share of each class; what a network may get wrong there
-TRUSTED = 0.75  # decoys must account for this share of the rate that was seen
-RATE_WEIGHT = 0.3  # pseudo-observations a sample of the rate that was seen, where decoys fail
+RATE_WEIGHT, CONTRAST_RATE_WEIGHT = 0.5, 0.01  # of the seen rate, the same unit
+NEAR, SHARPNESS = 0.05, 4  # when two noise rates agree
+RIDGE, CONTRAST_STEPS = 1e-4, 60
+SUREST, OWN_ERROR = 0.1, 0.25  # share of each class; its error as a share of the class's
 
 
 class DecoyMixture(SimilarityMixture):
-    r"""Two Betas fitted to similarities beside decoys: similarities of samples to another label.
+    r"""Posterior of right labels from similarities and decoys: similarities to another label.
 
     The shape of S alone does not tell hard but right labels from wrong ones. Decoys do: with
     :math:`f_0, f_1` the densities of wrong and of right labels, :math:`\pi` the noise rate and h
     the hit rate, samples and decoys are drawn from
 
     .. math::
-        f = \pi f_0 + (1 - \pi) f_1, \qquad g = (1 - \pi h) f_0 + \pi h f_1,
+        f = \pi f_0 + (1 - \pi) f_1, \qquad g = (1 - \pi h) f_0 + \pi h f_1.
 
-    and both are fitted at once by EM. The posterior has the closed form of Eq. 5.
-
-    Uniform decoys look like uniformly wrong labels. Where wrong labels are plausible ones (people,
-    or one class taken for another) they lie higher than decoys, which then find no noise at all.
-    `seen_rate`, the noise rate that a network's surest predictions show, guards against that: if
-    the decoys account for less than three quarters of it, they are left out, `degenerate_` is set,
-    and the similarities alone are fitted with this rate as prior.
+    Two fits look at them. The *contrast* takes no form of the densities, only that of the posterior
+    (Eq. 5), and finds :math:`\pi` and :math:`f_1 / f_0` by telling samples from decoys. It is the
+    better one where wrong labels look like decoys. Where they do not, because they are plausible
+    (people, or one class taken for another) or learnt by heart, it finds too little noise. The
+    *Betas* take a form, and their noise rate from `seen_rate`, what the network's surest
+    predictions show. The log-odds are the mean of both, the contrast weighing the more the nearer
+    its noise rate is to the Betas'.
 
     Parameters
     ----------
@@ -55,16 +57,19 @@ class DecoyMixture(SimilarityMixture):
     Attributes
     ----------
     noise_rate_ : float
-        Estimated share of wrong labels.
+        Estimated share of wrong labels: the mean posterior.
+    agreement_ : float
+        Weight of the contrast in the log-odds, from 0 to 1.
     weights_, alphas_, betas_, means_ : ndarray of shape (2,)
-        Of the components: wrong, then right.
+        Of the Betas: wrong, then right; the weights are the noise rate and the rest.
     n_iter_ : int
-        EM iterations made.
+        EM iterations made by the Betas.
     converged_ : bool
         Whether `tol` was reached.
     degenerate_ : bool
-        True if the decoys were left out, or if the data hold fewer than two distinct values, so
-        that every posterior is 1; with a `ConvergenceWarning`.
+        True if the decoys do not account for the noise, so that the Betas weigh more than half, or
+        if the data hold fewer than two distinct values, so that every posterior is 1; with a
+        `ConvergenceWarning`.
     log_odds_ : LogOdds
         The posterior in closed form, for :class:`resup.Posterior`.
     n_features_in_ : int
@@ -115,7 +120,7 @@ class DecoyMixture(SimilarityMixture):
         decoys: Any,
         *,
         hit_rate: float = 0.0,
-        seen_rate: float = 0.0,
+        seen_rate: float | None = None,
         sample_weight: Any = None,
         decoy_weight: Any = None,
     ) -> Self:
@@ -130,8 +135,10 @@ class DecoyMixture(SimilarityMixture):
         hit_rate : float, default=0.0
             Chance that the decoy of a wrongly labelled sample is its true class: 1 / (C - 1) for
             decoys drawn uniformly from the other C - 1 classes; see `hit_rate` for others.
-        seen_rate : float, default=0.0
-            Noise rate that the network's surest predictions show; 0 trusts the decoys.
+        seen_rate : float, optional
+            Noise rate that the network's surest predictions show (`contradiction_rate`). It counts
+            up to 1 / (1 + hit_rate), where labels are no better than chance. Without it the Betas
+            are fitted to the decoys too.
         sample_weight, decoy_weight : array-like of shape (N,) and (M,), optional
             Not negative.
 
@@ -151,30 +158,42 @@ class DecoyMixture(SimilarityMixture):
             If the fit is degenerate, or EM did not converge in `max_iter` iterations.
         """
         self._check_numbers(("max_iter", Integral, 1), ("tol", Real, 0))
-        for name, rate in (("hit_rate", hit_rate), ("seen_rate", seen_rate)):
+        for name, rate in (("hit_rate", hit_rate), ("seen_rate", seen_rate or 0.0)):
             if not 0 <= rate <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {rate!r}")
         x, w = weighted_values(self._column(X, reset=True), sample_weight)
         x_decoy, w_decoy = weighted_values(decoys, decoy_weight, "decoys", "decoy_weight")
         samples = _Values.of(x, w, self.clip)
-        others = _Values.of(x_decoy, w_decoy, self.clip).scaled(DECOY_WEIGHT)
-        mixture, self.n_iter_ = _em(samples, others, hit_rate, 0.0, self.max_iter, self.tol)
-        left_out = bool(mixture.weights[0] < TRUSTED * seen_rate)
-        if left_out:
-            nothing = others.scaled(0.0)
-            mixture, more = _em(samples, nothing, 0.0, seen_rate, self.max_iter, self.tol)
-            self.n_iter_ += more
+        others = _Values.of(x_decoy, w_decoy, self.clip)
+        if seen_rate is not None:
+            seen_rate = min(seen_rate, 1 / (1 + hit_rate))
+        ratio, rate = _contrast(samples, others, hit_rate, seen_rate)
+        beside = others.scaled(DECOY_WEIGHT if seen_rate is None else 0.0)
+        known = None if seen_rate is None else max(seen_rate, rate)
+        mixture, self.n_iter_ = _em(samples, beside, hit_rate, known, self.max_iter, self.tol)
+        agreement = min(1.0, (rate + NEAR) / (mixture.weights[0] + NEAR)) ** SHARPNESS
+
         unsupported = len(np.unique(samples.x)) < 2
-        self.degenerate_ = unsupported or left_out
+        self.agreement_ = 0.0 if unsupported else float(agreement)
+        self.degenerate_ = self.agreement_ < 0.5
         self.converged_ = mixture.converged
         self._take(mixture, unsupported)
-        self.noise_rate_ = 0.0 if unsupported else float(mixture.weights[0])
+        odds = ALWAYS_RIGHT
+        if not unsupported:
+            a, b = np.diff(mixture.alphas)[0], np.diff(mixture.betas)[0]
+            c = np.diff(mixture.log_constants)[0]
+            mean = agreement * ratio + (1 - agreement) * np.array([a, b, c])
+            a, b, c = mean.tolist()
+            odds = LogOdds(a, b, c, self.clip, 1 - self.clip).rising()
+        self.log_odds_ = odds
+        self.noise_rate_ = 0.0 if unsupported else float(samples.w @ expit(-odds(samples.x)))
+        self.weights_ = np.array([self.noise_rate_, 1 - self.noise_rate_])
         if unsupported:
             warn("all similarities are alike; every posterior is 1")
-        elif left_out:
+        elif self.degenerate_:
             warn(
-                f"the decoys account for too little of the noise rate of {seen_rate:.2f} that was "
-                "seen; they were left out"
+                f"the decoys account for a noise rate of {rate:.2f} where {mixture.weights[0]:.2f} "
+                "is likelier; they count for little"
             )
         elif not self.converged_:
             warn(f"EM did not converge in {self.max_iter} iterations; raise max_iter or tol")
@@ -198,19 +217,75 @@ class _Values:
         return replace(self, w=factor * self.w)
 
 
+def _contrast(
+    samples: _Values, decoys: _Values, hit_rate: float, seen_rate: float | None
+) -> tuple[Array, float]:
+    """Log-odds (a, b, c) that a label is right, and the noise rate, by telling samples from decoys.
+
+    The odds that a value is a sample's, not a decoy's, are f / g, which hold f_1 / f_0 and the
+    noise rate but no density: a regression in four parameters, fitted by damped Fisher scoring.
+    """
+    logs, w = np.hstack([samples.logs, decoys.logs]), np.concatenate([samples.w, decoys.w])
+    is_sample = np.repeat([1.0, 0.0], [len(samples.w), len(decoys.w)])
+    rate, weight = (0.3, 0.0) if seen_rate is None else (seen_rate, CONTRAST_RATE_WEIGHT)
+    diagonal = np.arange(4)
+
+    def likelihood(theta: Array) -> tuple[float, Array, Array, float]:
+        a, b, c = theta[:3]
+        pi = np.clip(expit(theta[3]), 1e-6, 1 - 1e-6)
+        slopes = np.array([np.exp(a), -np.exp(b)])
+        ratio = np.exp(np.clip(slopes @ logs + c, -50, 50))
+        f, g = pi + (1 - pi) * ratio, 1 + hit_rate * pi * (ratio - 1)
+        odds = np.log(f) - np.log(g)
+        by_ratio = (1 - pi) * ratio / f - hit_rate * pi * ratio / g
+        by_rate = (1 - ratio) * (1 / f + hit_rate / g) * pi * (1 - pi)
+        slope = np.stack([*(slopes[:, None] * logs * by_ratio), by_ratio, by_rate])
+        p = expit(odds)
+        gradient = slope @ (w * (is_sample - p))
+        information = (slope * (w * p * (1 - p))) @ slope.T
+        value = w @ (is_sample * odds - np.logaddexp(0, odds)) - RIDGE / 2 * (a**2 + b**2)
+        value += weight * (rate * np.log(pi) + (1 - rate) * np.log1p(-pi))
+        gradient += [-RIDGE * a, -RIDGE * b, 0, weight * (rate - pi)]
+        information[diagonal, diagonal] += [RIDGE, RIDGE, 0, weight * pi * (1 - pi)]
+        return float(value), gradient, information, float(pi)
+
+    start = np.exp(np.minimum(decoys.logs[0] - decoys.logs[1], 50)) @ decoys.w
+    theta = np.array([0, 0, max(-np.log(start), -20), logit(np.clip(rate, 0.05, 0.9))])
+    now, damping = likelihood(theta), 1e-3
+    for _ in range(CONTRAST_STEPS):
+        value, gradient, information, _ = now
+        scale = information[diagonal, diagonal] + 1e-6
+        step = np.linalg.solve(information + damping * np.diag(scale), gradient)
+        step /= max(1.0, np.abs(step).max() / 2)
+        then = likelihood(theta + step)
+        if then[0] >= value:
+            theta, now, damping = theta + step, then, max(damping / 4, 1e-7)
+            if then[0] - value < 1e-9:
+                break
+        else:
+            damping *= 6
+    pi = now[3]
+    return np.array([np.exp(theta[0]), -np.exp(theta[1]), theta[2] - logit(pi)]), pi
+
+
 def _em(
-    samples: _Values, decoys: _Values, hit_rate: float, rate: float, max_iter: int, tol: float
+    samples: _Values,
+    decoys: _Values,
+    hit_rate: float,
+    rate: float | None,
+    max_iter: int,
+    tol: float,
 ) -> tuple[Mixture, int]:
     """One mixture, weighed (pi, 1 - pi) in the samples and (1 - pi h, pi h) in the decoys."""
     guess = self_labels(samples.x, 2)
     n_prior = PRIOR * (guess @ samples.w) + FLOOR
     sums_prior = PRIOR * samples.logs @ (samples.w * guess).T - FLOOR  # E log u = -1
-    rate_weight = RATE_WEIGHT if rate else 0.0
+    known = np.zeros(2) if rate is None else RATE_WEIGHT * np.array([rate, 1 - rate])
 
     def m_step(r: Array, r_decoy: Array, shapes: Array) -> Mixture:
         n = r @ samples.w + r_decoy @ decoys.w + n_prior
         sums = samples.logs @ (samples.w * r).T + decoys.logs @ (decoys.w * r_decoy).T + sums_prior
-        weights = r @ samples.w + rate_weight * np.array([rate, 1 - rate])
+        weights = r @ samples.w + known
         return Mixture(weights / weights.sum(), *likeliest_shapes(n, sums / n, shapes))
 
     all_wrong = np.outer([1.0, 0.0], np.ones_like(decoys.x))
@@ -230,8 +305,9 @@ def _em(
 def contradiction_rate(counts: ArrayLike) -> float:
     """Noise rate that the surest predictions show: the share of labels that they contradict.
 
-    The surest twentieth of each predicted class is taken, so that noise between a few classes
-    shows too, and the tenth of it that a network may get wrong itself is taken off.
+    Of each predicted class the surest tenth is taken, so that noise between a few classes shows
+    too. A network errs there as well, about a quarter as often as on the whole class; that part is
+    taken off.
 
     Parameters
     ----------
@@ -247,15 +323,17 @@ def contradiction_rate(counts: ArrayLike) -> float:
     Examples
     --------
     >>> from resup.decoy import contradiction_rate
-    >>> round(contradiction_rate([[[500, 500], [60, 40]], [[700, 200], [60, 40]]]), 3)
-    0.333
+    >>> round(contradiction_rate([[[400, 400], [120, 80]], [[600, 200], [120, 80]]]), 3)
+    0.407
     """
     from_top = np.asarray(counts, np.float64)[:, ::-1].cumsum(1)
     n = from_top.sum(2)
     cut = (n < SUREST * n[:, -1:]).sum(1)  # the bin at which the share is reached
     classes = np.arange(len(n))
-    contradicted = from_top[classes, cut, 1] / np.maximum(n[classes, cut], 1)
-    by_class = np.maximum(0, contradicted - OWN_ERROR) / (1 - OWN_ERROR)
+    sure, all_ = (
+        from_top[classes, last, 1] / np.maximum(n[classes, last], 1) for last in (cut, -1)
+    )
+    by_class = np.clip((sure - OWN_ERROR * all_) / (1 - OWN_ERROR), 0, 1)
     return float(n[:, -1] @ by_class / max(n[:, -1].sum(), 1))
 
 
