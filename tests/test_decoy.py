@@ -753,9 +753,9 @@ def test_the_state_dict_brings_everything_back(epochs, halfway):
 
 def test_a_state_dict_of_another_mixture_is_refused():
     with pytest.raises(RuntimeError, match=r"Missing key.*rates"):
-        SampleWeigher(DecoyMixture()).load_state_dict(SampleWeigher().state_dict())
+        SampleWeigher(DecoyMixture()).load_state_dict(SampleWeigher(BetaMixture()).state_dict())
     with pytest.raises(RuntimeError, match=r"Unexpected key.*rates"):
-        SampleWeigher().load_state_dict(SampleWeigher(DecoyMixture()).state_dict())
+        SampleWeigher(BetaMixture()).load_state_dict(SampleWeigher(DecoyMixture()).state_dict())
 
 
 def test_the_rate_that_two_epochs_showed_is_remembered():

@@ -19,7 +19,7 @@ __all__ = ["DecoyMixture", "contradiction_rate", "hit_rate", "transition"]
 
 DECOY_WEIGHT = 0.2  # of all decoys in the Betas' fit where nothing was seen; samples weigh 1
 PRIOR, FLOOR = 0.1, 0.003  # pseudo-observations a sample: self-labels; uniform ones a component
-RATE_WEIGHT, CONTRAST_RATE_WEIGHT = 0.5, 0.01  # of the seen rate, the same unit
+RATE_WEIGHT, CONTRAST_RATE_WEIGHT = 0.3, 0.01  # of the seen rate, the same unit
 NEAR, SHARPNESS = 0.05, 4  # when two noise rates agree
 RIDGE, CONTRAST_STEPS = 1e-4, 60
 SUREST, OWN_ERROR = 0.1, 0.25  # share of each class; its error as a share of the class's
