@@ -18,6 +18,7 @@ Last, the loss of one batch of 96 faces alone, against the loop over samples of 
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable
 from copy import deepcopy
@@ -28,65 +29,20 @@ from statistics import median
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mixture_speed import provenance
 from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+
+from paper.networks import build
+from paper.provenance import provenance
 
 from resup import BetaMixture, ConsistencyLoss, CoTrainer, CrossWeightedLoss, SampleWeigher
 
 GOALS = {"cpu": 1.03, "cuda": 1.05}
 EPOCH_STEPS = 390  # of CIFAR-10 with a batch of 128
 
+NETWORKS = ["cnn7", "resnet18-cifar"]
 Batches = list[tuple[Tensor, Tensor]]
-
-
-# ---------------------------------------------------------------------------- networks
-
-
-def cnn7(classes: int = 10) -> nn.Module:
-    """Seven-layer CNN of JoCoR and of the paper's Table 5."""
-
-    def conv(inputs: int, outputs: int) -> list[nn.Module]:
-        return [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
-
-    return nn.Sequential(
-        *(*conv(3, 64), *conv(64, 64), nn.MaxPool2d(2)),
-        *(*conv(64, 128), *conv(128, 128), nn.MaxPool2d(2)),
-        *(*conv(128, 196), *conv(196, 16), nn.MaxPool2d(2)),
-        *(nn.Flatten(), nn.Linear(16 * 4 * 4, classes)),
-    )
-
-
-class Residual(nn.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(),
-            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(outputs),
-        )
-        self.shortcut = nn.Sequential()
-        if stride != 1 or inputs != outputs:
-            self.shortcut.append(nn.Conv2d(inputs, outputs, 1, stride, bias=False))
-            self.shortcut.append(nn.BatchNorm2d(outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.body(x) + self.shortcut(x))
-
-
-def resnet18(classes: int = 10) -> nn.Module:
-    """ResNet-18 with the 3×3 stem for images of 32×32."""
-    blocks, width = [], 64
-    for outputs, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
-        blocks += [Residual(width, outputs, stride), Residual(outputs, outputs, 1)]
-        width = outputs
-    stem = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()
-    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes)
-    return nn.Sequential(*stem, *blocks, *head)
-
-
-NETWORKS = {"cnn7": cnn7, "resnet18": resnet18}
 
 
 # ---------------------------------------------------------------------------- an epoch
@@ -138,7 +94,7 @@ def compare_epochs(network: str, args: argparse.Namespace) -> dict[str, object]:
     # Where the parameters lie in memory is worth a per cent: the contenders change places.
     seconds: dict[str, list[tuple[float, float]]] = {"plain": [], "CoTrainer": []}
     for swapped in (False, True):
-        nets = (NETWORKS[network]().to(device), NETWORKS[network]().to(device))
+        nets = tuple(build(network, classes=10).to(device) for _ in "ab")
         plain_nets = deepcopy(nets)
         if swapped:
             nets, plain_nets = plain_nets, nets
@@ -317,7 +273,7 @@ def show(result: dict) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--device", default="cpu", help="default: %(default)s")
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--networks", nargs="+", default=NETWORKS)
     parser.add_argument("--batch", type=int, default=128, help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=4, help="to an epoch (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=4, help="twice (default: %(default)s)")

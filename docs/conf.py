@@ -36,7 +36,17 @@ html_theme = "pydata_sphinx_theme"
 html_title = "resup"
 html_show_sourcelink = False
 html_sidebars = {
-    page: [] for page in ("index", "quickstart", "mixtures", "paper_to_code", "changelog")
+    page: []
+    for page in (
+        "index",
+        "quickstart",
+        "recipes",
+        "distributed",
+        "mixtures",
+        "results",
+        "paper_to_code",
+        "changelog",
+    )
 }
 html_theme_options = {
     "github_url": "https://github.com/resup/resup",
