@@ -353,12 +353,25 @@ def test_a_noise_rate_found_twice_is_not_held():
     )
 
 
-def test_odds_lowered_to_a_rate(rng):
+def test_odds_shifted_to_a_rate(rng):
     histogram = SimilarityHistogram().update(rng.beta(4, 1, 5000))
     odds = LogOdds(1.0, -1.0, 0.5)
-    lowered = held_to_rate(odds, histogram, 0.7)
-    wrong = 1 - expit(lowered(histogram.centres))
-    assert histogram.counts @ wrong / histogram.total == pytest.approx(0.7)
-    assert (lowered.a, lowered.b) == (odds.a, odds.b)
-    assert held_to_rate(odds, histogram, 0.01) is odds
-    assert held_to_rate(odds, histogram, 0.0) is odds
+    for rate in (0.7, 0.1):
+        shifted = held_to_rate(odds, histogram, rate)
+        wrong = 1 - expit(shifted(histogram.centres))
+        assert histogram.counts @ wrong / histogram.total == pytest.approx(rate)
+        assert (shifted.a, shifted.b) == (odds.a, odds.b)
+
+
+def test_that_most_labels_are_wrong_takes_three_fits():
+    weigher = SampleWeigher(DecoyMixture())
+    targets = torch.randint(5, (4000,))
+    logits = torch.randn(2, 4000, 5)
+    moved = torch.randint(1, 5, (4000,)) * (torch.rand(4000) < 0.7)
+    logits[:, torch.arange(4000), (targets + moved) % 5] += 4
+    for weight in (0.5, 0.5, 0.3):
+        weigher(logits, targets)
+        weigher.refit()
+        assert weigher.noise_rates_ == pytest.approx([0.7, 0.7], abs=0.05)
+        weights = weigher(logits, targets, record=False).mean(1).tolist()
+        assert weights == pytest.approx([weight, weight], abs=0.05)

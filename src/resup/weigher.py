@@ -24,19 +24,17 @@ from .similarity import Signal, check_signal, log_signal
 __all__ = ["SampleWeigher"]
 
 
-def held_to_rate(odds: LogOdds, histogram: SimilarityHistogram, rate: float) -> LogOdds:
-    """Lower the odds of every sample alike until the mean posterior of a wrong label is `rate`.
+MAJORITY = 0.5
 
-    Odds by which as many labels are wrong already are returned as they are.
-    """
+
+def held_to_rate(odds: LogOdds, histogram: SimilarityHistogram, rate: float) -> LogOdds:
+    """Shift the odds of every sample alike until the mean posterior of a wrong label is `rate`."""
     log_odds, shares = odds(histogram.centres), histogram.counts / histogram.total
 
     def missing(shift: float) -> float:
         return rate - float(shares @ expit(shift - log_odds))
 
-    if rate == 0 or missing(0.0) <= 0:
-        return odds
-    return replace(odds, c=odds.c - brentq(missing, 0.0, 100.0))
+    return replace(odds, c=odds.c - brentq(missing, -100.0, 100.0))
 
 
 class SampleWeigher(nn.Module):
@@ -55,8 +53,10 @@ class SampleWeigher(nn.Module):
         fitted for each network. For a `DecoyMixture` the step gathers decoys and how
         often the surest predictions contradict their labels; the rate that two epochs in a row
         have shown is remembered, since wrong labels are no fewer once they are memorised. For the
-        same reason the noise rate that three fits in a row have found is held in training: where a
-        later fit finds less, all odds are lowered alike until the weights add up to it.
+        same reason the weights in training are held to the noise rate that three fits in a row have
+        found, where a later fit finds less; and to one half as long as fewer have found that most
+        labels are wrong, since networks that know little yet must not choose what to learn from.
+        All odds are shifted alike.
     networks : int, default=2
         How many networks are weighed.
     negligible_noise : float, default=0.01
@@ -136,7 +136,7 @@ class SampleWeigher(nn.Module):
             self.register_buffer("fitted_decoys", torch.zeros_like(self.fitted_counts))
             # of each network: hit rate, rate seen last, rate seen twice in a row
             self.register_buffer("rates", torch.full((networks, 3), torch.nan, dtype=torch.float64))
-            # of each network: rates found by the last two fits, rate found three times in a row
+            # noise rates of each network: the last two found, the highest found three times
             self.register_buffer("found", torch.zeros(networks, 3, dtype=torch.float64))
         self.mixtures_: list[Any] = []
         self.noise_rates_: list[float] = []
@@ -229,17 +229,22 @@ class SampleWeigher(nn.Module):
             else:
                 self._load_weights(network, mixture, histogram, again)
 
+    def _remember_found(self, network: int, rate: float) -> None:
+        before, last, held = self.found[network].tolist()
+        held = max(held, min(before, last, rate))
+        self.found[network] = self.found.new_tensor([last, rate, held])
+
     def _load_weights(
         self, network: int, mixture: Any, histogram: SimilarityHistogram, again: bool
     ) -> None:
         rate = self.noise_rates_[-1]
         if self.decoys is not None:
-            *before, held = self.found[network].tolist()
             if not again:
-                held = max(held, min(*before, rate))
-                self.found[network] = self.found.new_tensor([before[-1], rate, held])
-            rate = max(rate, held)
-            self.weight.load(held_to_rate(mixture.log_odds_, histogram, rate), network)
+                self._remember_found(network, rate)
+            held = max(min(rate, MAJORITY), self.found[network, 2].item())
+            odds = mixture.log_odds_
+            self.weight.load(odds if held == rate else held_to_rate(odds, histogram, held), network)
+            rate = held
         else:
             self.weight.load(mixture, network)
         if rate < self.negligible_noise:
