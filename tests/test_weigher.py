@@ -3,6 +3,8 @@ import copy
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.special import expit
 from sklearn.mixture import GaussianMixture
 
@@ -353,14 +355,19 @@ def test_a_noise_rate_found_twice_is_not_held():
     )
 
 
-def test_odds_shifted_to_a_rate(rng):
-    histogram = SimilarityHistogram().update(rng.beta(4, 1, 5000))
-    odds = LogOdds(1.0, -1.0, 0.5)
-    for rate in (0.7, 0.1):
-        shifted = held_to_rate(odds, histogram, rate)
-        wrong = 1 - expit(shifted(histogram.centres))
-        assert histogram.counts @ wrong / histogram.total == pytest.approx(rate)
-        assert (shifted.a, shifted.b) == (odds.a, odds.b)
+@given(
+    values=st.lists(st.floats(0, 1), min_size=1, max_size=20),
+    slopes=st.tuples(st.floats(0, 200), st.floats(-200, 0)),
+    c=st.floats(-500, 500),
+    rate=st.floats(1e-6, 1 - 1e-6),
+)
+def test_odds_shifted_to_a_rate(values, slopes, c, rate):
+    histogram = SimilarityHistogram().update(values)
+    odds = LogOdds(*slopes, c)
+    shifted = held_to_rate(odds, histogram, rate)
+    wrong = expit(-shifted(histogram.centres))
+    assert histogram.counts @ wrong / histogram.total == pytest.approx(rate, abs=1e-6)
+    assert (shifted.a, shifted.b) == slopes
 
 
 def test_that_most_labels_are_wrong_takes_three_fits():

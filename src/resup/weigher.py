@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from scipy.optimize import brentq
-from scipy.special import expit
+from scipy.special import expit, logit
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
@@ -28,13 +28,19 @@ MAJORITY = 0.5
 
 
 def held_to_rate(odds: LogOdds, histogram: SimilarityHistogram, rate: float) -> LogOdds:
-    """Shift the odds of every sample alike until the mean posterior of a wrong label is `rate`."""
-    log_odds, shares = odds(histogram.centres), histogram.counts / histogram.total
+    """Shift the odds of every sample alike until the mean posterior of a wrong label is `rate`.
+
+    The rate lies inside (0, 1).
+    """
+    seen = histogram.counts > 0
+    log_odds = odds(histogram.centres[seen])
+    shares = histogram.counts[seen] / histogram.total
 
     def missing(shift: float) -> float:
         return rate - float(shares @ expit(shift - log_odds))
 
-    return replace(odds, c=odds.c - brentq(missing, -100.0, 100.0))
+    shift = brentq(missing, log_odds.min() + logit(rate) - 1, log_odds.max() + logit(rate) + 1)
+    return replace(odds, c=odds.c - shift)
 
 
 class SampleWeigher(nn.Module):
@@ -243,7 +249,9 @@ class SampleWeigher(nn.Module):
                 self._remember_found(network, rate)
             held = max(min(rate, MAJORITY), self.found[network, 2].item())
             odds = mixture.log_odds_
-            self.weight.load(odds if held == rate else held_to_rate(odds, histogram, held), network)
+            if held != rate and held >= self.negligible_noise:
+                odds = held_to_rate(odds, histogram, min(held, 1 - 1e-6))
+            self.weight.load(odds, network)
             rate = held
         else:
             self.weight.load(mixture, network)
