@@ -65,7 +65,7 @@ class SampleWeigher(nn.Module):
         All odds are shifted alike.
     networks : int, default=2
         How many networks are weighed.
-    negligible_noise : float, default=0.01
+    negligible_noise : float, default=0.02
         While a network finds a lower noise rate than this, the weights it gives in training stay
         1: what it takes for wrong then are hard samples, which training needs. `judge` is not
         affected.
@@ -119,7 +119,7 @@ class SampleWeigher(nn.Module):
         self,
         mixture: Any = None,
         networks: int = 2,
-        negligible_noise: float = 0.01,
+        negligible_noise: float = 0.02,
         signal: Signal = "similarity",
     ) -> None:
         super().__init__()
@@ -244,19 +244,18 @@ class SampleWeigher(nn.Module):
         self, network: int, mixture: Any, histogram: SimilarityHistogram, again: bool
     ) -> None:
         rate = self.noise_rates_[-1]
-        if self.decoys is not None:
-            if not again:
-                self._remember_found(network, rate)
-            held = max(min(rate, MAJORITY), self.found[network, 2].item())
-            odds = mixture.log_odds_
-            if held != rate and held >= self.negligible_noise:
-                odds = held_to_rate(odds, histogram, min(held, 1 - 1e-6))
-            self.weight.load(odds, network)
-            rate = held
-        else:
-            self.weight.load(mixture, network)
+        if self.decoys is not None and not again:
+            self._remember_found(network, rate)
         if rate < self.negligible_noise:
             self.weight.reset(network)
+        elif self.decoys is not None:
+            held = max(min(rate, MAJORITY), self.found[network, 2].item())
+            odds = mixture.log_odds_
+            if held != rate:
+                odds = held_to_rate(odds, histogram, min(held, 1 - 1e-6))
+            self.weight.load(odds, network)
+        else:
+            self.weight.load(mixture, network)
 
     def _fitted(self, network: int, histogram: SimilarityHistogram) -> Any:
         if not self.closed_form:
