@@ -20,19 +20,19 @@ and the numbers as JSON are written into that folder.
 
 import argparse
 import json
-import os
-import platform
-import subprocess
 import sys
 import time
 import tracemalloc
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 from scipy import stats
 from sklearn.mixture import GaussianMixture
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+
+from paper.provenance import provenance
 
 from resup import BetaMixture, SimilarityHistogram
 from resup.em import Mixture, fit_mixture
@@ -162,37 +162,6 @@ def stream(n: int, rng: np.random.Generator) -> dict[str, float]:
 
 
 # ---------------------------------------------------------------------------- output
-
-
-def provenance() -> dict[str, object]:
-    """Command, commit, versions and hardware, for a result file."""
-    root = Path(__file__).resolve().parent.parent
-    git = ("git", "-C", str(root))
-    try:
-        commit = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip()
-        if subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True).strip():
-            commit += " with changes"
-    except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"
-    cpu = platform.processor()
-    if Path("/proc/cpuinfo").exists():
-        models = [li for li in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in li]
-        cpu = models[0].partition(":")[2].strip() if models else cpu
-    script = Path(sys.argv[0]).name
-    return {
-        "command": " ".join(["python", f"benchmarks/{script}", *sys.argv[1:]]),
-        "commit": commit,
-        "versions": {
-            "python": platform.python_version(),
-            **{p: metadata.version(p) for p in ("numpy", "scipy", "scikit-learn", "torch")},
-        },
-        "hardware": {
-            "platform": platform.platform(),
-            "cpu": cpu,
-            "cores": os.cpu_count(),
-            "threads": os.environ.get("OMP_NUM_THREADS", "all"),
-        },
-    }
 
 
 def chart(medians: dict[int, dict[str, float]], path: Path) -> None:

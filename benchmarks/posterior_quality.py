@@ -12,6 +12,7 @@ Markdown, has a row a method and a column a run, with mean / worst over the epoc
 
 import argparse
 import json
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,11 +22,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from mixture_speed import provenance
 from scipy.special import betaln, digamma, expit, polygamma
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.isotonic import isotonic_regression
 from sklearn.mixture import GaussianMixture
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+
+from paper.provenance import provenance
 
 from resup import BetaMixture, DecoyMixture, SampleWeigher
 
