@@ -287,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--epochs must be at least 2, of which one is the warm-up, got {args.epochs}")
     if args.device == "cpu":
         torch.set_num_threads(1)
-    protocol = cifar10.protocol(args)
+    protocol = cifar10.PROTOCOLS[args.size].lasting(args.epochs)
     data = cifar10.cifar10(args.data)
     images, true = (column[: protocol.samples] for column in data.train)
     results, trained = [], []

@@ -10,7 +10,6 @@ end ``result.json``.
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -50,17 +49,13 @@ def labels(args: argparse.Namespace, data: Dataset) -> NDArray[np.int64]:
     return apply_transition(true, transition, args.seed)
 
 
-def protocol(args: argparse.Namespace) -> Protocol:
-    chosen = PROTOCOLS[args.size]
-    return replace(chosen, epochs=args.epochs) if args.epochs else chosen
-
-
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0], "cifar-10-batches-py")
     parser.add_argument("--noise", choices=NOISES, default="symmetric")
     args = parser.parse_args()
     data = cifar10(args.data)
-    run(args, "cifar10", args.noise, data, labels(args, data), protocol(args))
+    protocol = PROTOCOLS[args.size].lasting(args.epochs)
+    run(args, "cifar10", args.noise, data, labels(args, data), protocol)
 
 
 if __name__ == "__main__":

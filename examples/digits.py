@@ -5,8 +5,6 @@ python examples/digits.py --noise symmetric --rate 0.4
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from paper.datasets import Dataset, Split
 from paper.run import Protocol, arguments, run
@@ -45,7 +43,7 @@ def main() -> None:
     args = parser.parse_args()
     data = digits(args.seed)
     rate = 0.0 if args.noise == "clean" else args.rate
-    protocol = replace(PROTOCOL, epochs=args.epochs or PROTOCOL.epochs)
+    protocol = PROTOCOL.lasting(args.epochs)
     run(args, "digits", args.noise, data, labels(args.noise, rate, data, args.seed), protocol)
 
 

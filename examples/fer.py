@@ -8,8 +8,6 @@
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -40,11 +38,6 @@ PROTOCOLS = {
 }  # fmt: skip
 
 
-def protocol(args: argparse.Namespace) -> Protocol:
-    chosen = PROTOCOLS[args.size]
-    return replace(chosen, epochs=args.epochs) if args.epochs else chosen
-
-
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0], "the data set")
     parser.add_argument("--dataset", choices=DATASETS, default="ferplus")
@@ -60,7 +53,7 @@ def main() -> None:
         noise = "symmetric" if args.rate else "clean"
         transition = symmetric_transition(len(data.classes), args.rate)
         given = apply_transition(data.train.labels, transition, args.seed)
-    run(args, args.dataset, noise, data, given, protocol(args))
+    run(args, args.dataset, noise, data, given, PROTOCOLS[args.size].lasting(args.epochs))
 
 
 if __name__ == "__main__":

@@ -109,12 +109,14 @@ def markdown(table: Table, results: Results) -> str:
         if any(cells):
             lines.append(f"| {method} | " + " | ".join(c or "–" for c in cells) + " |")
         if method in table.paper:
-            numbers = (f"{n:.2f}" if n else "–" for n in table.paper[method])
-            lines.append(f"| *{method}, paper* | " + " | ".join(numbers) + " |")
-    for name in [name for name in table.paper if name not in table.rows]:
-        numbers = (f"{n:.2f}" if n else "–" for n in table.paper[name])
-        lines.append(f"| *{name}, paper* | " + " | ".join(numbers) + " |")
+            lines.append(published(method, table))
+    lines += [published(name, table) for name in table.paper if name not in table.rows]
     return "\n".join(lines)
+
+
+def published(name: str, table: Table) -> str:
+    numbers = (f"{n:.2f}" if n else "–" for n in table.paper[name])
+    return f"| *{name}, paper* | " + " | ".join(numbers) + " |"
 
 
 def cell(records: list[dict]) -> str:

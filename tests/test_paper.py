@@ -262,7 +262,7 @@ def one_run(args, stop_at):
         context.setattr(sys, "argv", ["cifar10.py"])
         args.noise = "symmetric"
         data = cifar10.cifar10(args.data)
-        protocol = cifar10.protocol(args)
+        protocol = cifar10.PROTOCOLS[args.size].lasting(args.epochs)
         run.run(args, "cifar10", "symmetric", data, cifar10.labels(args, data), protocol)
 
 

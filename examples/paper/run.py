@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -51,6 +51,10 @@ class Protocol:
     """Train on the first so many images only."""
     test_every: int = 1
     """Test after every so many epochs, and after each of the last ones."""
+
+    def lasting(self, epochs: int | None) -> Protocol:
+        """Return the same protocol for another number of epochs, if one is given."""
+        return replace(self, epochs=epochs) if epochs else self
 
 
 class LateDecay(LambdaLR):
