@@ -43,12 +43,18 @@ def main() -> None:
     parser.add_argument("--dataset", choices=DATASETS, default="ferplus")
     parser.add_argument("--image-size", type=int, help="224, or 48 with --size cpu, by default")
     parser.add_argument("--labels", type=Path, help="a published list of noisy labels (RAF-DB)")
+    parser.add_argument(
+        "--workers", type=int, help="leave the images in their files, to so many reading processes"
+    )
     args = parser.parse_args()
+    if args.workers is not None and args.dataset == "fer2013-csv":
+        parser.error("--workers is for images in files; fer2013.csv holds the pixels themselves")
     size = args.image_size or SIZES[args.size]
-    data = DATASETS[args.dataset](args.data, size=size)
+    lazy = {} if args.workers is None else {"lazy": True}
+    data = DATASETS[args.dataset](args.data, size=size, **lazy)
     if args.labels:
         noise = args.labels.stem
-        given = datasets.raf_db(args.data, size=size, label_file=args.labels).train.labels
+        given = datasets.raf_db(args.data, label_file=args.labels, lazy=True).train.labels
     else:
         noise = "symmetric" if args.rate else "clean"
         transition = symmetric_transition(len(data.classes), args.rate)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from paper import batches, methods, networks, published, run
+from paper.images import ImageFiles
 from torch import nn
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -107,6 +108,33 @@ def test_epochs_differ_and_repeat_with_the_seed(rng):
     for (x, y), (x2, y2) in zip(first + second, list(again) + list(again), strict=True):
         assert torch.equal(x, x2)
         assert torch.equal(y, y2)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_of_files_are_those_of_memory(rng, tmp_path, workers):
+    image = pytest.importorskip("PIL.Image")
+    paths = [tmp_path / f"{i}.png" for i in range(10)]
+    pixels = rng.integers(256, size=(10, 9, 12, 3)).astype(np.uint8)
+    for path, one in zip(paths, pixels, strict=True):
+        image.fromarray(one).save(path)
+    boxes = np.tile([2, 1, 10, 9], (10, 1))
+    files = ImageFiles(paths, "RGB", 8, "its publisher", boxes)
+    decoded = np.asarray(files)
+    assert np.array_equal(decoded, pixels[:, 1:9, 2:10])
+    assert np.array_equal(np.asarray(files[3:7]), decoded[3:7])
+
+    options = {"shuffle": True, "augment": (batches.flip, batches.crop(2)), "seed": 3}
+    state = torch.get_rng_state()
+    lazy = batches.FileBatches(files, np.arange(10), 4, workers=workers, **options)
+    eager = batches.DeviceBatches(decoded, np.arange(10), 4, **options)
+    for _ in range(2):
+        for (x, y), (x2, y2) in zip(lazy, eager, strict=True):
+            assert torch.equal(x, x2)
+            assert torch.equal(y, y2)
+    assert torch.equal(torch.get_rng_state(), state)
+    (x, _), (x2, _) = (next(iter(kind(data, np.arange(10), 10))) for kind, data in (
+        (batches.FileBatches, files), (batches.DeviceBatches, decoded)))  # fmt: skip
+    assert torch.equal(x, x2)
 
 
 def test_bad_images():
@@ -264,6 +292,27 @@ def one_run(args, stop_at):
         data = cifar10.cifar10(args.data)
         protocol = cifar10.PROTOCOLS[args.size].lasting(args.epochs)
         run.run(args, "cifar10", "symmetric", data, cifar10.labels(args, data), protocol)
+
+
+@pytest.mark.slow
+def test_faces_from_files_as_from_memory(tmp_path, rng):
+    image = pytest.importorskip("PIL.Image")
+    (tmp_path / "EmoLabel").mkdir()
+    (tmp_path / "Image" / "aligned").mkdir(parents=True)
+    names = [f"train_{i}" for i in range(60)] + [f"test_{i}" for i in range(20)]
+    for name in names:
+        pixels = rng.integers(256, size=(100, 100, 3)).astype(np.uint8)
+        image.fromarray(pixels).save(tmp_path / "Image" / "aligned" / f"{name}_aligned.jpg")
+    lines = [f"{name}.jpg {1 + i % 7}" for i, name in enumerate(names)]
+    (tmp_path / "EmoLabel" / "list_patition_label.txt").write_text("\n".join(lines))
+
+    def accuracies(out, *extra):
+        arguments = "--data", tmp_path, "--dataset", "rafdb", "--rate", "0.3", *SMALL, *extra
+        done = script("fer.py", *arguments, "--out", tmp_path / out)
+        assert done.returncode == 0, done.stderr
+        return json.loads((tmp_path / out / "result.json").read_text())["accuracy_by_epoch"]
+
+    assert accuracies("files", "--workers", "2") == accuracies("memory")
 
 
 @pytest.mark.slow

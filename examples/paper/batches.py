@@ -1,14 +1,18 @@
-"""Batches from images that stay on the device as bytes, augmented a whole batch at a time."""
+"""Batches of images, bytes on the device or files, augmented a whole batch at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader
+
+from .images import ImageFiles
 
 Augmentation = Callable[[Tensor, Tensor], Tensor]
 """Takes images (N, C, H, W) and numbers (N, DRAWS), uniform in [0, 1)."""
@@ -55,9 +59,8 @@ class DeviceBatches:
                 "images must be uint8 of shape (N, H, W, C) with one label each, got "
                 f"{images.dtype} of {images.shape} and {len(labels)} labels"
             )
-        self.images = torch.from_numpy(images).permute(0, 3, 1, 2).to(device)
-        self.images = self.images.contiguous(memory_format=torch.channels_last)
         self.labels = torch.from_numpy(labels).to(device)
+        self.images = self._keep(images)
         self.batch_size, self.augment, self.shuffle = batch_size, augment, shuffle
         self.generator = torch.Generator().manual_seed(seed)
         self.statistics = mean_and_std(images) if mean is None or std is None else (mean, std)
@@ -79,17 +82,62 @@ class DeviceBatches:
         if self.augment:
             numbers = torch.rand(len(self.augment), n, DRAWS, generator=self.generator)
             numbers = numbers.to(device, non_blocking=True)
-        for start in range(0, n, self.batch_size):
-            rows = slice(start, start + self.batch_size)
-            taken = rows if order is None else order[rows]
-            images = torch.addcmul(self.offset, self.images[taken].float(), self.scale)
+        rows = [slice(i, i + self.batch_size) for i in range(0, n, self.batch_size)]
+        taken = rows if order is None else [order[batch] for batch in rows]
+        for batch, which, pixels in zip(rows, taken, self._pixels(taken), strict=True):
+            images = torch.addcmul(self.offset, pixels.float(), self.scale)
             for i, augmentation in enumerate(self.augment):
-                images = augmentation(images, numbers[i, rows])
-            yield images, self.labels[taken]
+                images = augmentation(images, numbers[i, batch])
+            yield images, self.labels[which]
+
+    def _keep(self, images: Any) -> Any:
+        kept = torch.from_numpy(images).permute(0, 3, 1, 2).to(self.labels.device)
+        return kept.contiguous(memory_format=torch.channels_last)
+
+    def _pixels(self, taken: list[Any]) -> Iterable[Tensor]:
+        """Bytes of each batch, (N, C, H, W), on the device."""
+        return (self.images[which] for which in taken)
 
 
-def mean_and_std(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
+class FileBatches(DeviceBatches):
+    """The same batches of images that are read from their files by worker processes.
+
+    For data that do not fit into memory: only the batches in hand are there.
+
+    Parameters
+    ----------
+    images : ImageFiles
+    *args, **kwargs
+        As of `DeviceBatches`; `mean` and `std` are by default those of a thousand images.
+    workers : int, default=0
+        Processes that decode, as ``num_workers`` of ``torch.utils.data.DataLoader``.
+    """
+
+    def __init__(self, images: ImageFiles, *args: Any, workers: int = 0, **kwargs: Any) -> None:
+        self.workers = workers
+        super().__init__(images, *args, **kwargs)
+
+    def _keep(self, images: Any) -> Any:
+        return images
+
+    def _pixels(self, taken: list[Any]) -> Iterable[Tensor]:
+        device, every = self.labels.device, torch.arange(len(self.images))
+        loader = DataLoader(
+            self.images,
+            batch_sampler=[
+                every[which if type(which) is slice else which.cpu()] for which in taken
+            ],
+            num_workers=self.workers,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # else each epoch draws from the global random state
+        )
+        return (pixels.to(device, non_blocking=True).permute(0, 3, 1, 2) for pixels in loader)
+
+
+def mean_and_std(images: NDArray[np.uint8] | ImageFiles) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel, of values in [0, 1]."""
+    if isinstance(images, ImageFiles):
+        images = np.asarray(images[:: max(1, len(images) // 1000)])
     counts = [np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[3])]
     values, means, stds = np.arange(256) / 255, [], []
     for count in counts:

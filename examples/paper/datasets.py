@@ -1,7 +1,8 @@
-"""The data sets of the paper, read from the files their publishers give, all of it into memory.
+"""The data sets of the paper, read from the files their publishers give.
 
 Every reader takes the folder that holds the unpacked files and returns a `Dataset` of unsigned
-bytes and labels. Nothing is downloaded; a missing or damaged file is named, with where to get it.
+bytes and labels, all of it in memory; those of image files leave the images there with ``lazy``.
+Nothing is downloaded; a missing or damaged file is named, with where to get it.
 Several of the sets must be asked for, and none of them may be passed on. What to put where:
 
 ===========  =======================================================================  =============
@@ -32,6 +33,8 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from .images import ImageFiles, resized
+
 AFFECTNET = "http://mohammadmahoor.com/affectnet/ (on request)"
 CIFAR = "https://www.cs.toronto.edu/~kriz/cifar.html"
 CIFAR_N = "https://github.com/UCSC-REAL/cifar-10-100n"
@@ -58,13 +61,12 @@ CIFAR_N_KEYS = {
     "noisy": "noisy_label",
 }
 VOTES = (*FERPLUS_CLASSES, "unknown", "NF")
-Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 class Split(NamedTuple):
     """Images, (N, H, W, C) of uint8 with C = 1 or 3, and their labels, (N,) of int64."""
 
-    images: np.ndarray
+    images: np.ndarray | ImageFiles
     labels: np.ndarray
 
 
@@ -117,7 +119,9 @@ def cifar_n(path: str | Path, which: str) -> np.ndarray:
     return _labels(labels[key], 100 if which == "noisy" else 10, path)
 
 
-def ferplus(root: str | Path, size: int = 48, vote: str = "plurality") -> Dataset:
+def ferplus(
+    root: str | Path, size: int = 48, vote: str = "plurality", lazy: bool = False
+) -> Dataset:
     """FERPlus: grey faces of 48×48 pixels, ten votes each, 8 classes.
 
     `root` holds ``FER2013Train/``, ``FER2013Valid/`` and ``FER2013Test/`` as the publisher's
@@ -139,7 +143,7 @@ def ferplus(root: str | Path, size: int = 48, vote: str = "plurality") -> Datase
         rows = _rows(table, 2 + len(VOTES))
         keep, labels = _count_votes([row[2:] for row in rows], vote, table)
         paths = [table.parent / rows[i][0] for i in keep]
-        return Split(_images(paths, "L", size, FERPLUS), labels)
+        return Split(_images(ImageFiles(paths, "L", size, FERPLUS), lazy), labels)
 
     return Dataset(
         split("FER2013Train"), split("FER2013Test"), FERPLUS_CLASSES, split("FER2013Valid")
@@ -168,7 +172,7 @@ def fer2013_csv(root: str | Path, size: int = 48, vote: str = "plurality") -> Da
         for image, k in zip(images, keep, strict=True):
             try:
                 face = np.frombuffer(bytes(map(int, faces[places[k]][1].split())), np.uint8)
-                image[:] = _resized(face.reshape(48, 48), size)[..., None]
+                image[:] = resized(face.reshape(48, 48), size)[..., None]
             except ValueError as error:
                 raise ValueError(
                     f"{pixels_path}, image {places[k]}: pixels must be 48 × 48 numbers from 0 to "
@@ -179,7 +183,12 @@ def fer2013_csv(root: str | Path, size: int = 48, vote: str = "plurality") -> Da
     return Dataset(split("Training"), split("PrivateTest"), FERPLUS_CLASSES, split("PublicTest"))
 
 
-def raf_db(root: str | Path, size: int = 100, label_file: str | Path | None = None) -> Dataset:
+def raf_db(
+    root: str | Path,
+    size: int = 100,
+    label_file: str | Path | None = None,
+    lazy: bool = False,
+) -> Dataset:
     """RAF-DB, the basic expressions: aligned colour faces of 100×100 pixels, 7 classes.
 
     `root` is the folder ``basic/`` or holds it. `label_file` is a published list of training
@@ -201,19 +210,19 @@ def raf_db(root: str | Path, size: int = 100, label_file: str | Path | None = No
                 f"the first is {absent[0]}"
             )
         paths = [folder / name.replace(".jpg", "_aligned.jpg") for name in names]
-        images = _images(paths, "RGB", size, RAF_DB)
+        images = _images(ImageFiles(paths, "RGB", size, RAF_DB), lazy)
         return Split(images, np.array([labels_of[name] for name in names]))
 
     return Dataset(split("train", given), split("test", labels), RAF_DB_CLASSES)
 
 
-def affectnet(root: str | Path, size: int = 100, n_classes: int = 7) -> Dataset:
+def affectnet(root: str | Path, size: int = 100, n_classes: int = 7, lazy: bool = False) -> Dataset:
     """AffectNet, the part labelled by hand: colour faces, 7 classes, or 8 with contempt.
 
     `root` holds ``Manually_Annotated_file_lists/`` and ``Manually_Annotated_Images/``. The
     validation set serves as test set, as in all papers, since no other is given out. Rows labelled
     none, uncertain or not a face are passed over. 283,901 training faces take 8.5 GB at 100×100
-    pixels.
+    pixels, and 43 GB at 224×224: `lazy` leaves them in their files.
     """
     if n_classes not in (7, 8):
         raise ValueError(f"n_classes must be 7 or 8, got {n_classes}")
@@ -231,7 +240,8 @@ def affectnet(root: str | Path, size: int = 100, n_classes: int = 7) -> Dataset:
         left, top, width, height = _integers([rows[i][1:5] for i in keep], table).reshape(-1, 4).T
         boxes = np.stack([left, top, left + width, top + height], 1)
         paths = [folder / rows[i][0] for i in keep]
-        return Split(_images(paths, "RGB", size, AFFECTNET, boxes), labels[keep])
+        files = ImageFiles(paths, "RGB", size, AFFECTNET, boxes)
+        return Split(_images(files, lazy), labels[keep])
 
     return Dataset(split("training"), split("validation"), AFFECTNET_CLASSES[:n_classes])
 
@@ -242,6 +252,7 @@ def expw(
     min_confidence: float = 0.0,
     test_share: float = 0.2,
     seed: int = 0,
+    lazy: bool = False,
 ) -> Dataset:
     """ExpW: colour faces cut out of photographs, 7 classes.
 
@@ -268,7 +279,8 @@ def expw(
 
     def split(chosen: np.ndarray) -> Split:
         paths = [folder / rows[i][0] for i in np.flatnonzero(chosen)]
-        return Split(_images(paths, "RGB", size, EXPW, boxes[chosen]), labels[chosen])
+        files = ImageFiles(paths, "RGB", size, EXPW, boxes[chosen])
+        return Split(_images(files, lazy), labels[chosen])
 
     return Dataset(split(~in_test), split(in_test), EXPW_CLASSES)
 
@@ -311,46 +323,8 @@ def _cifar_split(path: Path, key: bytes, n_classes: int) -> Split:
     return Split(np.ascontiguousarray(images), _labels(labels, n_classes, path))
 
 
-def _images(
-    paths: Sequence[Path], mode: str, size: int, source: str, boxes: np.ndarray | None = None
-) -> np.ndarray:
-    """Decode images, or one box of each, into (N, size, size, C): mode "L" grey, "RGB" colour."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError("reading image files needs Pillow: pip install pillow") from error
-
-    if missing := [path for path in paths if not path.exists()]:
-        raise FileNotFoundError(
-            f"{len(missing)} of {len(paths)} images are missing, the first is {missing[0]}; "
-            f"the publisher gives them at {source}"
-        )
-    images = np.empty((len(paths), size, size, len(mode)), np.uint8)
-    for i, path in enumerate(paths):
-        try:
-            with Image.open(path) as image:
-                face = image if boxes is None else image.crop(_clip(boxes[i], image.size))
-                pixels = np.asarray(face.convert(mode))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ValueError(f"{path} cannot be read as an image: {error}") from error
-        images[i] = _resized(pixels, size).reshape(size, size, -1)
-    return images
-
-
-def _clip(box: np.ndarray, size: tuple[int, int]) -> Box:
-    left, top, right, bottom = box.tolist()
-    clipped = max(left, 0), max(top, 0), min(right, size[0]), min(bottom, size[1])
-    if clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
-        raise ValueError(f"its box {(left, top, right, bottom)} has no pixel of {size}")
-    return clipped
-
-
-def _resized(pixels: np.ndarray, size: int) -> np.ndarray:
-    if pixels.shape[:2] == (size, size):
-        return pixels
-    from PIL import Image
-
-    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+def _images(files: ImageFiles, lazy: bool) -> np.ndarray | ImageFiles:
+    return files if lazy else np.asarray(files)
 
 
 def _rows(

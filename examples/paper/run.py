@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -25,8 +26,9 @@ from resup.callbacks import Callback, JSONLinesLogger
 from resup.noise import noise_rate
 
 from . import methods, networks
-from .batches import Augmentation, DeviceBatches
+from .batches import Augmentation, DeviceBatches, FileBatches
 from .datasets import Dataset
+from .images import ImageFiles
 from .provenance import provenance
 
 SNAPSHOTS = 1, 7
@@ -162,13 +164,16 @@ def run(
     realised = noise_rate(true, given)
     print(f"{len(given)} images, {noise} noise, realised rate {realised:.4f}; {args.method}")
 
-    train = DeviceBatches(
+    batches: Any = DeviceBatches
+    if isinstance(images, ImageFiles):
+        batches = partial(FileBatches, workers=args.workers)
+    train = batches(
         images, given, protocol.batch,
         augment=protocol.augment, shuffle=True, seed=args.seed, device=args.device,
     )  # fmt: skip
     scale = dict(zip(("mean", "std"), train.statistics, strict=True))
-    ordered = DeviceBatches(images, given, 500, device=args.device, **scale)
-    test = DeviceBatches(data.test.images, data.test.labels, 500, device=args.device, **scale)
+    ordered = batches(images, given, 500, device=args.device, **scale)
+    test = batches(data.test.images, data.test.labels, 500, device=args.device, **scale)
 
     torch.manual_seed(args.seed)
     pair = make_networks(args, data, protocol)
