@@ -25,34 +25,47 @@ _centres = (_edges[:-1].astype(np.float64) + _edges[1:]) / 2
 _centres[0] = SMALLEST
 CENTRES: Array = np.concatenate([_centres, 1 - _centres[::-1]])
 
-# A key is the shifted x, with one more bit for S > 1/2; everything below the first bin joins it.
-_UPPER = 1 << 13
+# A key is the shifted bits of S - round(S): x, and a sign for S > 1/2. All below the first bin
+# joins it.
+_UPPER = 1 << (31 - SHIFT)
 _lower_bin = np.clip(np.arange(_UPPER) - FIRST, 0, HALF - 1)
 _BIN_OF_KEY = np.concatenate([_lower_bin, N_BINS - 1 - _lower_bin])
+_BELOW_ONE = np.float32(1 - 2.0**-24)  # 1 itself would lose its sign
 
-_CHUNK = 1 << 15  # samples; the work on a chunk stays in cache
+_CHUNK = 1 << 16  # samples; the work on a chunk stays in cache
 
 
-def _keys(s: NDArray[np.floating]) -> NDArray[np.int32]:
-    x = np.minimum(s, 1 - s).astype(np.float32, copy=False)
-    key = np.multiply(s > 0.5, _UPPER, dtype=np.int32)
-    key += x.view(np.int32) >> SHIFT
-    return key
+def _workspace(size: int, dtype: Any) -> tuple[NDArray[Any], ...]:
+    """Memory for `_keys`; asking for it anew for each chunk would cost more than the arithmetic."""
+    return np.empty(size, dtype), np.empty(size, dtype), np.empty(size, "f4"), np.empty(size, "p")
+
+
+def _keys(s: NDArray[np.floating], workspace: tuple[NDArray[Any], ...]) -> NDArray[np.intp]:
+    x, nearest, bits, keys = (array[: len(s)] for array in workspace)
+    np.minimum(s, _BELOW_ONE, out=x)
+    np.rint(x, out=nearest)
+    np.subtract(x, nearest, out=bits, casting="same_kind")
+    np.right_shift(bits.view(np.uint32), SHIFT, out=keys, dtype=np.uint32, casting="unsafe")
+    return keys
 
 
 def bin_index(similarities: NDArray[np.floating]) -> NDArray[np.intp]:
     """Bin of each similarity in [0, 1], without a logarithm."""
-    return _BIN_OF_KEY[_keys(similarities)]
+    bins: NDArray[np.intp] = _BIN_OF_KEY[
+        _keys(similarities, _workspace(len(similarities), similarities.dtype))
+    ]
+    return bins
 
 
 def count(s: NDArray[np.floating], weights: Array | None, name: str = "similarities") -> Array:
     """Sum the weights in each bin, (2432,); raise if a value is NaN or outside [0, 1]."""
-    counts = np.zeros(2 * _UPPER)
+    counts = np.zeros(len(_BIN_OF_KEY))
+    workspace = _workspace(min(len(s), _CHUNK), s.dtype)
     for start in range(0, len(s), _CHUNK):
         part = slice(start, start + _CHUNK)
         check_range(s[part], name)
         w = None if weights is None else weights[part]
-        counts += np.bincount(_keys(s[part]), w, len(counts))
+        counts += np.bincount(_keys(s[part], workspace), w, len(counts))
     return np.asarray(np.bincount(_BIN_OF_KEY, counts, N_BINS), np.float64)
 
 
