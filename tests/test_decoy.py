@@ -312,6 +312,14 @@ def test_one_value_is_degenerate_and_says_so(s, seen):
     assert (mixture.predict_proba(GRID)[:, 1] == 1).all()
 
 
+def test_the_noise_rate_is_no_more_than_one():
+    s = np.concatenate([np.zeros(7), np.full(13, 1e-6)])
+    for n in range(1, 60):  # sums of n weights 1 / n are rounded either way
+        mixture = DecoyMixture().fit(np.resize(s, n + 20), np.ones(3), seen_rate=1.0)
+        assert 0 <= mixture.noise_rate_ <= 1
+        assert (mixture.weights_ >= 0).all()
+
+
 def test_an_early_stop_says_so():
     s, decoys, _ = drawn()
     with pytest.warns(ConvergenceWarning, match="did not converge in 2 iterations"):

@@ -22,6 +22,7 @@ ORDER = [
     "losses",
     "fdr",
     "report",
+    "balance",
     "weigher",
     "callbacks",
     "checkpoint",

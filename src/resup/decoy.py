@@ -186,7 +186,8 @@ class DecoyMixture(SimilarityMixture):
             a, b, c = mean.tolist()
             odds = LogOdds(a, b, c, self.clip, 1 - self.clip).rising()
         self.log_odds_ = odds
-        self.noise_rate_ = 0.0 if unsupported else float(samples.w @ expit(-odds(samples.x)))
+        found = 0.0 if unsupported else float(samples.w @ expit(-odds(samples.x)))
+        self.noise_rate_ = min(found, 1.0)  # rounding may take it over
         self.weights_ = np.array([self.noise_rate_, 1 - self.noise_rate_])
         if unsupported:
             warn("all similarities are alike; every posterior is 1")

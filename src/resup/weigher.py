@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ._base import LogOdds, SimilarityMixture
 from .accumulator import DecoyAccumulator, HistogramAccumulator
+from .balance import ClassBalance
 from .decoy import DecoyMixture, contradiction_rate
 from .distributed import add_up
 from .histogram import SimilarityHistogram
@@ -62,7 +63,9 @@ class SampleWeigher(nn.Module):
         same reason the weights in training are held to the noise rate that three fits in a row have
         found, where a later fit finds less; and to one half as long as fewer have found that most
         labels are wrong, since networks that know little yet must not choose what to learn from.
-        All odds are shifted alike.
+        All odds are shifted alike. While a network finds that most labels are wrong, its weights
+        are scaled so that the labels of each class weigh the same on average
+        (:class:`resup.balance.ClassBalance`).
     networks : int, default=2
         How many networks are weighed.
     negligible_noise : float, default=0.02
@@ -144,6 +147,7 @@ class SampleWeigher(nn.Module):
             self.register_buffer("rates", torch.full((networks, 3), torch.nan, dtype=torch.float64))
             # noise rates of each network: the last two found, the highest found three times
             self.register_buffer("found", torch.zeros(networks, 3, dtype=torch.float64))
+            self.balance = ClassBalance(networks)
         self.mixtures_: list[Any] = []
         self.noise_rates_: list[float] = []
         self.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
@@ -174,8 +178,10 @@ class SampleWeigher(nn.Module):
             self.seen.update(log_s, log_1ms)
             if self.decoys is not None:
                 self.decoys.update(logits, targets)
-        weights: Tensor = self.weight(log_s, log_1ms)
-        return weights.nan_to_num(1.0)
+        weights: Tensor = self.weight(log_s, log_1ms).nan_to_num(1.0)
+        if self.decoys is not None:
+            weights = self.balance(weights, targets, logits.shape[-1])
+        return weights
 
     @torch.no_grad()
     def judge(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -200,6 +206,7 @@ class SampleWeigher(nn.Module):
         self.seen.reset()
         if self.decoys is not None:
             self.decoys.reset()
+            self.balance.reset()
 
     def _remember_rates(self, contradictions: Tensor) -> None:
         for network, counts in enumerate(contradictions.cpu().numpy()):
@@ -244,12 +251,15 @@ class SampleWeigher(nn.Module):
         self, network: int, mixture: Any, histogram: SimilarityHistogram, again: bool
     ) -> None:
         rate = self.noise_rates_[-1]
-        if self.decoys is not None and not again:
-            self._remember_found(network, rate)
+        if self.decoys is not None:
+            if not again:
+                self._remember_found(network, rate)
+            found = self.found[network, 2].item()
+            self.balance.on[network] = max(rate, found) > MAJORITY
         if rate < self.negligible_noise:
             self.weight.reset(network)
         elif self.decoys is not None:
-            held = max(min(rate, MAJORITY), self.found[network, 2].item())
+            held = max(min(rate, MAJORITY), found)
             odds = mixture.log_odds_
             if held != rate:
                 odds = held_to_rate(odds, histogram, min(held, 1 - 1e-6))

@@ -1,0 +1,103 @@
+"""Weights that leave each class its share of the loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["ClassBalance"]
+
+PRIOR = 8.0  # samples of average weight that each class begins with
+
+
+class ClassBalance(nn.Module):
+    r"""Scales sample weights so that the labels of each class weigh the same on average.
+
+    .. math:: w_i \leftarrow \min\Bigl(1, \; w_i \frac{\bar w}{\bar w_{y_i}}\Bigr)
+
+    Networks that do not predict a class yet see nothing right in its labels, give them no weight,
+    and so never learn it. Where few labels are right, this ends with one class predicted for
+    everything. Within a class nothing changes.
+
+    Parameters
+    ----------
+    groups : int, default=1
+        How many networks are kept side by side.
+
+    Attributes
+    ----------
+    on : Tensor of shape (groups,), bool
+        Whose weights are scaled; none at first.
+    sums : Tensor of shape (groups, C, 2), float64
+        Of each class, its weights and its samples since the last `reset`, for the means in the
+        formula; that of a class begins with eight samples of average weight. C is 0 before the
+        first call.
+
+    Notes
+    -----
+    Beyond the paper. A relative: the selection of as many samples of each class in UNICON (Karim
+    et al. 2022, arXiv 2203.14542).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from resup.balance import ClassBalance
+    >>> balance = ClassBalance()
+    >>> balance.on.fill_(True)
+    tensor([True])
+    >>> weights, targets = torch.tensor([[0.9, 0.1]]).repeat(1, 500), torch.arange(1000) % 2
+    >>> balance(weights, targets, n_classes=2)[0, :2]
+    tensor([0.5035, 0.4704])
+    """
+
+    on: Tensor
+    sums: Tensor
+
+    def __init__(self, groups: int = 1) -> None:
+        super().__init__()
+        self.register_buffer("on", torch.zeros(groups, dtype=torch.bool))
+        self.register_buffer("sums", self._no_sums(0))
+
+    def _no_sums(self, n_classes: int) -> Tensor:
+        shape = len(self.on), n_classes, 2
+        return torch.zeros(shape, dtype=torch.float64, device=self.on.device)
+
+    @torch.no_grad()
+    def forward(self, weights: Tensor, targets: Tensor, n_classes: int) -> Tensor:
+        """Scale the weights of a batch, which counts towards the means.
+
+        Parameters
+        ----------
+        weights : Tensor of shape (groups, N)
+            In [0, 1].
+        targets : Tensor of shape (N,)
+            Given labels.
+        n_classes : int
+
+        Returns
+        -------
+        Tensor of shape (groups, N)
+            In [0, 1].
+        """
+        if self.sums.shape[1] != n_classes:
+            self.sums = self._no_sums(n_classes)
+        both = torch.stack([weights, torch.ones_like(weights)], -1).to(self.sums.dtype)
+        self.sums.index_add_(1, targets.long(), both)
+        total, n = self.sums.sum(1, keepdim=True).unbind(-1)
+        mean = total / n
+        of_class = (self.sums[..., 0] + PRIOR * mean) / (self.sums[..., 1] + PRIOR)
+        scale = torch.where(self.on[:, None], mean / of_class.clamp(min=1e-12), 1.0)
+        scaled: Tensor = (weights * scale.to(weights.dtype)[:, targets.long()]).clamp(max=1)
+        return scaled
+
+    def reset(self) -> None:
+        """Forget all samples."""
+        self.sums.zero_()
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        sums = state_dict.get(f"{prefix}sums")
+        if sums is not None:
+            self.sums = self._no_sums(sums.shape[1])  # C is known only from the first batch on
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -1,0 +1,93 @@
+import copy
+
+import pytest
+import torch
+
+from resup import SampleWeigher
+from resup.balance import ClassBalance
+
+
+def batches(n=200, size=64, classes=4):
+    """Weights of two networks that see little right in class 0, and labels."""
+    for _ in range(n):
+        targets = torch.randint(classes, (size,))
+        weights = torch.rand(2, size) * torch.tensor([0.05, 0.3, 0.6, 0.9])[targets]
+        yield weights, targets
+
+
+def switched_on(groups=2):
+    balance = ClassBalance(groups)
+    balance.on.fill_(True)
+    return balance
+
+
+def test_each_class_weighs_the_same_and_ranks_stay():
+    balance = switched_on()
+    before, after, labels = [], [], []
+    for weights, targets in batches():
+        before.append(weights)
+        after.append(balance(weights, targets, 4))
+        labels.append(targets)
+    before, after, labels = torch.cat(before, 1), torch.cat(after, 1), torch.cat(labels)
+    late = torch.arange(len(labels)) > 6000
+    assert before[:, late].mean() == pytest.approx(after[:, late].mean().item(), rel=0.05)
+    for label in range(4):
+        of_class = late & (labels == label)
+        assert after[:, of_class].mean(1).tolist() == pytest.approx([0.225] * 2, rel=0.15)
+        ratio = after[:, of_class] / before[:, of_class]
+        assert ratio.std() < 0.1 * ratio.mean()
+    assert after.max() <= 1
+
+
+def test_it_counts_but_does_not_scale_until_switched_on():
+    balance = ClassBalance(2)
+    for weights, targets in batches(5):
+        assert torch.equal(balance(weights, targets, 4), weights)
+    assert balance.sums[..., 1].sum(1).tolist() == [320, 320]
+    balance.on[1] = True
+    after = balance(weights, targets, 4)
+    assert torch.equal(after[0], weights[0])
+    assert not torch.equal(after[1], weights[1])
+    balance.reset()
+    assert not balance.sums.any()
+
+
+def test_no_weight_at_all_stays_no_weight():
+    weights, targets = torch.zeros(2, 8), torch.zeros(8, dtype=torch.int32)
+    assert torch.equal(switched_on()(weights, targets, 3), weights)
+
+
+def test_the_state_dict_knows_the_number_of_classes():
+    balance = switched_on()
+    for weights, targets in batches(3):
+        balance(weights, targets, 4)
+    other = ClassBalance(2)
+    other.load_state_dict(copy.deepcopy(balance.state_dict()))
+    assert torch.equal(other(weights, targets, 4), balance(weights, targets, 4))
+
+
+def test_compiles_without_a_break():
+    balance, weights, targets = switched_on(), torch.rand(2, 16), torch.randint(3, (16,))
+    balance(weights, targets, 3)
+    expected = copy.deepcopy(balance)(weights, targets, 3)
+    compiled = torch.compile(balance, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(weights, targets, 3), expected)
+
+
+@pytest.mark.parametrize("wrong", [0.3, 0.7])
+def test_networks_blind_to_a_class_keep_its_labels_where_most_labels_are_wrong(wrong):
+    weigher = SampleWeigher()
+    for _ in range(2):
+        targets = torch.randint(5, (4000,))
+        moved = torch.randint(1, 5, (4000,)) * (torch.rand(4000) < wrong)
+        shown = (targets + moved) % 5
+        logits = torch.randn(2, 4000, 5)
+        logits[:, torch.arange(4000), torch.where(shown == 0, 1, shown)] += 4
+        if not weigher.mixtures_:
+            weigher(logits, targets)
+            weigher.refit()
+    weights = weigher(logits, targets)
+    share = weights[:, targets == 0].mean() / weights.mean()
+    judged = weigher.judge(logits, targets)
+    assert judged[:, targets == 0].mean() < 0.5 * judged.mean()
+    assert (share > 0.9) == (wrong > 0.5)
