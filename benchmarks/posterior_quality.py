@@ -7,7 +7,8 @@ DIR holds recorded runs, one a file NAME.npz: `logits` (epochs, N, C), `similari
 (N,). Every method is fitted to every recorded epoch without the truth. The score is the Brier score
 of its posterior less that of the best monotone function of S, which isotonic regression on the
 truth gives and which no method that looks at S alone can pass: 0 is perfect. The table, in
-Markdown, has a row a method and a column a run, with mean / worst over the epochs.
+Markdown, has a row a method and a column a run, with mean / worst over the epochs. A second one has
+the share of right labels among those listed by `q_values` at a stated false-discovery rate.
 """
 
 import argparse
@@ -31,7 +32,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 from paper.provenance import provenance
 
-from resup import BetaMixture, DecoyMixture, SampleWeigher
+from resup import BetaMixture, DecoyMixture, SampleWeigher, q_values
+
+STATED = 0.05, 0.1, 0.2  # false-discovery rates
 
 
 class Epoch(NamedTuple):
@@ -211,6 +214,12 @@ def brier(posterior: np.ndarray, right: np.ndarray) -> float:
     return float(np.mean((posterior - right) ** 2))
 
 
+def listed_falsely(posterior: np.ndarray, right: np.ndarray) -> list[float]:
+    """Share of right labels among those listed at each stated rate; 0 where none is listed."""
+    q = q_values(posterior)
+    return [float(right[q <= rate].mean()) if (q <= rate).any() else 0.0 for rate in STATED]
+
+
 def markdown(header: list[str], rows: list[list[str]]) -> str:
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -218,6 +227,10 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 
 def spread(values: list[float]) -> str:
     return f"{np.mean(values):.3f} / {np.max(values):.3f}"
+
+
+def slashed(values: np.ndarray) -> str:
+    return " / ".join(f"{value:.2f}" for value in values)
 
 
 def main() -> None:
@@ -239,12 +252,13 @@ def main() -> None:
     excess = {name: {} for name in chosen}  # method -> run -> a value an epoch
     rates = {name: {} for name in chosen}
     weights = {name: {} for name in chosen}
+    listed = {name: {} for name in chosen}
     seconds = dict.fromkeys(chosen, 0.0)
     truth = {}
     warnings.simplefilter("ignore", ConvergenceWarning)  # a degenerate fit is scored as it is
     for run, epochs, right in recorded(args.folder):
         truth[run] = float(1 - right.mean())
-        for scores in (*excess.values(), *rates.values(), *weights.values()):
+        for scores in chain(*(each.values() for each in (excess, rates, weights, listed))):
             scores[run] = []
         methods = {
             name: method() if name in BEYOND_S else method for name, method in chosen.items()
@@ -258,6 +272,7 @@ def main() -> None:
                 excess[name][run].append(brier(fit.posterior, right) - best)
                 rates[name][run].append(None if fit.noise_rate is None else float(fit.noise_rate))
                 weights[name][run].append(float(fit.posterior.mean()))
+                listed[name][run].append(listed_falsely(fit.posterior, right))
     if not truth:
         parser.error(f"no *.npz in {args.folder}")
 
@@ -281,6 +296,18 @@ def main() -> None:
         ]
         print(markdown(["method", *clean], rows))
 
+    wrong = [run for run, rate in truth.items() if rate > 0]
+    print(
+        "\nRight labels among those listed as wrong, at a stated rate of "
+        f"{' / '.join(map(str, STATED))}: mean over the epochs, worst\n"
+    )
+    rows = []
+    for name, runs in listed.items():
+        shares = {run: np.array(runs[run]) for run in wrong}
+        cells = [f"{slashed(shares[run].mean(0))}, {slashed(shares[run].max(0))}" for run in wrong]
+        rows.append([name, *cells])
+    print(markdown(["method", *wrong], rows))
+
     if args.rates:
         for run, rate in truth.items():
             print(f"\nNoise rate found in {run}, epoch by epoch (truth {rate:.3f})\n")
@@ -296,6 +323,7 @@ def main() -> None:
             "excess_brier": excess,
             "noise_rate_found": rates,
             "mean_weight": weights,
+            "listed_falsely": listed,
             "seconds": seconds,
         }
         args.out.write_text(json.dumps(rounded(result), indent=1) + "\n")
