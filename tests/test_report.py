@@ -105,6 +105,20 @@ def test_report_refuses_what_clean_probability_refuses(run):
         run[0].report([])
 
 
+def test_report_by_another_probability(run):
+    trainer, loader, *_ = run
+    probability = torch.linspace(1, 0, 600, dtype=torch.float64)
+    report = trainer.report(loader, probability)
+    assert report.index.tolist() == list(range(599, -1, -1))
+    np.testing.assert_array_equal(report.clean_probability, probability.flip(0))
+    np.testing.assert_array_equal(report.q_value, q_values(probability.flip(0)))
+    np.testing.assert_array_equal(
+        np.sort(report.clean_probability_a), np.sort(trainer.report(loader).clean_probability_a)
+    )
+    with pytest.raises(ValueError, match=r"probability must have shape \(600,\), got \(3,\)"):
+        trainer.report(loader, [0.1, 0.2, 0.3])
+
+
 def test_report_from_columns():
     report = LabelReport.ranked([2, 1], [0, 1], [True, False], [0.1, 0.9], [0.3, 0.7])
     assert report.index.tolist() == [0, 1]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .fdr import q_values
+from .histogram import to_numpy
 
 __all__ = ["LabelReport"]
 
@@ -29,7 +30,7 @@ class LabelReport:
     suggested: NDArray[np.int64]
     """Class of highest mean probability of both networks."""
     clean_probability: NDArray[np.float64]
-    """Probability that the given label is right: mean of the two networks'."""
+    """Probability that the given label is right: mean of the two networks', or what was given."""
     clean_probability_a: NDArray[np.float64]
     """The same as network A sees it."""
     clean_probability_b: NDArray[np.float64]
@@ -41,11 +42,13 @@ class LabelReport:
 
     @classmethod
     def ranked(
-        cls, given: Any, suggested: Any, agree: Any, clean_a: Any, clean_b: Any
+        cls, given: Any, suggested: Any, agree: Any, clean_a: Any, clean_b: Any, clean: Any = None
     ) -> LabelReport:
         """Make the table from columns in loader order, each (N,)."""
         a, b = np.asarray(clean_a, np.float64), np.asarray(clean_b, np.float64)
-        clean = (a + b) / 2
+        clean = (a + b) / 2 if clean is None else to_numpy(clean).astype(np.float64)
+        if clean.shape != a.shape:
+            raise ValueError(f"probability must have shape {a.shape}, got {clean.shape}")
         order = np.argsort(clean, kind="stable")
         return cls(
             index=order,

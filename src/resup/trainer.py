@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm.auto import tqdm
@@ -445,13 +446,17 @@ class CoTrainer:
         return (clean_a + clean_b) / 2
 
     @torch.no_grad()
-    def report(self, loader: Iterable[Any]) -> LabelReport:
+    def report(self, loader: Iterable[Any], probability: ArrayLike | None = None) -> LabelReport:
         """Ranked table of the labels of `loader`, the most suspicious first.
 
         Parameters
         ----------
         loader : iterable of batches
             In a fixed order, and without augmentation for the clearest view.
+        probability : array-like of shape (N,), optional
+            How likely each label is to be right, in loader order, in place of `clean_probability`.
+            The mean over the epochs, ``ProbabilityHistory(loader).probability.mean(0)``, ranks and
+            states false discoveries better: late epochs have learnt wrong labels by heart.
 
         Returns
         -------
@@ -461,9 +466,10 @@ class CoTrainer:
         Raises
         ------
         RuntimeError, ValueError
-            As `clean_probability`.
+            As `clean_probability`, or if `probability` is not (N,), in [0, 1].
         """
-        return LabelReport.ranked(*(column.numpy() for column in self._judged(loader)))
+        given, suggested, agree, a, b = (column.numpy() for column in self._judged(loader))
+        return LabelReport.ranked(given, suggested, agree, a, b, probability)
 
     def _judged(self, loader: Iterable[Any]) -> list[Tensor]:
         """Given and suggested labels, agreement, and posteriors of A and of B, each (N,)."""
