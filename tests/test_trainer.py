@@ -1,5 +1,6 @@
 import copy
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from sklearn.mixture import GaussianMixture
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from resup import CoTrainer, SymmetricKLLoss, cosine_label_similarity
+from resup import BetaMixture, CoTrainer, SymmetricKLLoss, cosine_label_similarity
 from resup.losses import consistency_loss, symmetric_kl_loss
 from resup.similarity import scaled_loss_signal
 
@@ -84,6 +87,47 @@ def test_a_weighted_step_is_equation_6():
     got = t.train_step(x, y)
     assert got["loss"].item() == pytest.approx(expected, rel=1e-5)
     assert got["weight_a"].item() == pytest.approx(weights[0].mean().item())
+
+
+class OnOneDevice(TorchDispatchMode):
+    """Raises where an operation sees another device than meta."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        tensors = [v for v in tree_leaves((args, kwargs, result)) if isinstance(v, torch.Tensor)]
+        assert {t.device.type for t in tensors} <= {"meta"}, f"{func} leaves the device"
+        return result
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"mixture": BetaMixture()},
+        {"mixture": GaussianMixture(2)},
+        {"signal": "loss"},
+        {"consistency": SymmetricKLLoss()},
+        {"exchange": "mean", "weight_threshold": 0.5},
+        {"accumulate": 2},
+    ],
+    ids=lambda options: ", ".join(map(str, options)) or "defaults",
+)
+def test_a_step_looks_at_no_value(options, monkeypatch):
+    """Tensors of the meta device have none: a look raises, as it would make a GPU's host wait."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no meta
+    with torch.device("meta"):
+        models = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)), nn.Linear(6, 3)
+        x, y = torch.randn(20, 6), torch.randint(3, (20,))
+    optimizer = torch.optim.SGD([p for m in models for p in m.parameters()], 0.1)
+    t = CoTrainer(models, optimizer, progress=False, **options)
+    t.epoch = 1
+    for _ in range(2):
+        with OnOneDevice():
+            values = t.train_step(x, y)
+        t.optimizer_step()
+    assert "consistency" in values
+    with pytest.raises(RuntimeError, match="meta"):
+        values["loss"].item()
 
 
 def test_history_and_epochs_as_a_total():
