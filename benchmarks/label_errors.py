@@ -14,7 +14,8 @@ cleanlab   one network with plain cross-entropy in each of 5 folds, stratified b
 
 A wrong label is the positive class. Precision and recall are those of the set that
 `find_label_issues` names, or of the labels that are more likely wrong than right. The area and the
-average precision of `find_label_issues` count all labels outside of its set as tied.
+average precision of `find_label_issues` count all labels outside of its set as tied. *False at*
+has the share of right labels among those that `resup.q_values` lists at a stated rate.
 
 Each finished training is kept under --runs and not run again; ``--only resup`` or ``--only folds``
 trains one side. When both are there, the numbers are printed, and written to
@@ -52,10 +53,11 @@ from paper.datasets import Split
 from paper.provenance import ROOT, provenance
 from paper.run import AUTOCAST, Protocol
 
-from resup import CoTrainer
+from resup import CoTrainer, q_values
 from resup.callbacks import Callback
 
 FOLDS = 5
+STATED = 0.05, 0.1, 0.2  # false-discovery rates
 SCORES = "self_confidence", "normalized_margin", "confidence_weighted_entropy"
 Arrays = dict[str, Any]
 
@@ -220,7 +222,8 @@ def evaluate(
         ("last epoch", "last", clean["seconds"]),
         ("mean of epochs", "mean", clean["seconds_mean"]),
     ):
-        yield row(f"resup, {which}", -clean[key], seconds, clean[key] < 0.5)
+        found = row(f"resup, {which}", -clean[key], seconds, clean[key] < 0.5)
+        yield found | {"listed_falsely": listed_falsely(clean[key], wrong)}
 
     probabilities = np.empty((len(wrong), folds[0]["probabilities"].shape[1]))
     for fold in folds:
@@ -238,6 +241,12 @@ def evaluate(
     yield row("cleanlab, find_label_issues", suspicion, seconds, suspicion > 0)
 
 
+def listed_falsely(clean: NDArray[Any], wrong: NDArray[np.bool_]) -> list[float]:
+    """Share of right labels among those listed at each stated rate; 0 where none is listed."""
+    q = q_values(clean)
+    return [float((~wrong[q <= rate]).mean()) if (q <= rate).any() else 0.0 for rate in STATED]
+
+
 def by_rank(issues: NDArray[np.intp], n: int) -> NDArray[np.float64]:
     """Suspicion of n labels, of which `issues` are listed most suspicious first; others have 0."""
     suspicion = np.zeros(n)
@@ -248,16 +257,17 @@ def by_rank(issues: NDArray[np.intp], n: int) -> NDArray[np.float64]:
 def markdown(results: Iterable[dict[str, Any]]) -> str:
     lines = [
         "| labels | wrong | method | AUROC | average precision | named | precision | recall "
-        "| seconds | CPU seconds |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        f"| false at {' / '.join(map(str, STATED))} | seconds | CPU seconds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in results:
         named = "– | – | –"
         if "named" in r:
             named = f"{r['named']:,} | {r['precision']:.3f} | {r['recall']:.3f}"
+        false = " / ".join(f"{share:.3f}" for share in r.get("listed_falsely", ())) or "–"
         lines.append(
             f"| {r['labels']} | {r['noise_rate']:.1%} | {r['method']} | {r['auroc']:.4f} "
-            f"| {r['average_precision']:.4f} | {named} "
+            f"| {r['average_precision']:.4f} | {named} | {false} "
             f"| {r['seconds']:,.0f} | {r['cpu_seconds']:,.0f} |"
         )
     return "\n".join(lines)

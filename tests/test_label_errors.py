@@ -127,6 +127,8 @@ def test_predictions_stand_at_their_own_rows(label_errors, rng):
     assert {name: row["auroc"] for name, row in rows.items()} == dict.fromkeys(rows, 1.0)
     assert rows["resup, last epoch"]["named"] == 60
     assert rows["resup, mean of epochs"]["precision"] == pytest.approx(60 / 150)
+    assert rows["resup, last epoch"]["listed_falsely"] == [0, 0, 0]
+    assert rows["resup, mean of epochs"]["listed_falsely"] == pytest.approx([0, 0, 0.5], abs=0.01)
     assert rows["cleanlab, find_label_issues"]["precision"] == 1
     assert rows["cleanlab, find_label_issues"]["recall"] == 1
     assert rows["cleanlab, self_confidence"]["seconds"] == pytest.approx(10, abs=1)
