@@ -142,22 +142,31 @@ class DecoyAccumulator(nn.Module):
         targets : Tensor of shape (N,)
             Given labels.
         """
+        decoys = self.next_labels(targets, logits.shape[2])
+        self.add(logits, targets, *log_signal(self.signal, logits, decoys))
+
+    def next_labels(self, targets: Tensor, n_classes: int) -> Tensor:
+        """Labels of the next decoys, (N,); the call counts."""
+        decoys = (targets.long() + 1 + self.shift % (n_classes - 1)) % n_classes
+        self.shift += 1
+        return decoys
+
+    @torch.no_grad()
+    def add(self, logits: Tensor, targets: Tensor, log_s: Tensor, log_1ms: Tensor) -> None:
+        """Add a batch whose decoys have these signals, (groups, N)."""
+        self.histograms.update(log_s, log_1ms)
         groups, n, c = logits.shape
         if self.contradictions.shape[1] != c:
             self.contradictions = self._no_contradictions(c)
-        decoys = (targets.long() + 1 + self.shift % (c - 1)) % c
-        self.shift += 1
-        self.histograms.update(*log_signal(self.signal, logits, decoys))
-
-        top, predicted = logits.reshape(-1, c).float().log_softmax(1).max(1)
-        log_rest = torch.log(-torch.expm1(top.clamp(max=-1e-7)))
-        confidence = (top - log_rest - _LOWEST) * _PER_UNIT
-        confidence = confidence.nan_to_num(0).clamp(0, CONFIDENCE_BINS - 1).long()
-        known = ~top.isnan()
-        wrong = (predicted != targets.repeat(groups)).long()
-        index = ((predicted * CONFIDENCE_BINS + confidence) * 2 + wrong).view(groups, n)
+        z = logits.reshape(-1, c).float()
+        top, predicted = z.max(1)
+        odds = (z - top[:, None]).exp().scatter(1, predicted[:, None], 0).sum(1)  # against it
+        confidence = (odds.log() * -_PER_UNIT - _LOWEST * _PER_UNIT).clamp(0, CONFIDENCE_BINS - 1)
+        wrong = predicted != targets.repeat(groups)
+        index = (predicted * CONFIDENCE_BINS + confidence.nan_to_num(0).long()) * 2 + wrong
         counts = self.contradictions.view(groups, -1)
-        counts.scatter_add_(1, index, known.view(groups, n).to(counts.dtype))
+        known = (~odds.isnan()).view(groups, n).to(counts.dtype)
+        counts.scatter_add_(1, index.view(groups, n), known)
 
     def reset(self) -> None:
         """Forget all samples; the shift goes on."""

@@ -155,17 +155,20 @@ def check_signal(signal: Signal) -> None:
         raise ValueError(f"signal must be 'similarity', 'loss' or a callable, got {signal!r}")
 
 
-def log_signal(signal: Signal, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Logarithms of the signal v and of 1 - v, both (networks, N), for logits (networks, N, C).
+def log_signal(signal: Signal, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Logarithms of the signal v and of 1 - v, for logits (networks, N, C).
 
-    NaN stays NaN; other values of a callable are clamped to [0, 1].
+    Both (networks, N) for labels (N,), and (K, networks, N) for K sets of labels (K, N). NaN stays
+    NaN; other values of a callable are clamped to [0, 1].
     """
     networks, n, c = logits.shape
+    shape = *labels.shape[:-1], networks, n
     if signal == "similarity":
-        logs = log_label_similarity(logits.reshape(-1, c), targets.repeat(networks))
-        return logs[0].view(networks, n), logs[1].view(networks, n)
+        many = logits.expand(*labels.shape[:-1], -1, -1, -1).reshape(-1, c)
+        log_v, log_1mv = log_label_similarity(many, labels[..., None, :].expand(shape).reshape(-1))
+        return log_v.view(shape), log_1mv.view(shape)
     measure = signal if callable(signal) else scaled_loss_signal
-    values = [measure(z, targets) for z in logits]
+    values = [measure(z, targets) for targets in labels.reshape(-1, n) for z in logits]
     for value in values:
         if not isinstance(value, Tensor):
             raise TypeError(f"signal must return a Tensor, got {type(value).__name__}")
@@ -174,5 +177,5 @@ def log_signal(signal: Signal, logits: Tensor, targets: Tensor) -> tuple[Tensor,
                 f"signal must return shape ({n},) on {logits.device} for logits of shape "
                 f"({n}, {c}), got {tuple(value.shape)} on {value.device}"
             )
-    v = torch.stack(values).detach().float().clamp(0, 1)
+    v = torch.stack(values).detach().float().clamp(0, 1).view(shape)
     return v.log(), torch.log1p(-v)

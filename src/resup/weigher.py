@@ -65,7 +65,8 @@ class SampleWeigher(nn.Module):
         labels are wrong, since networks that know little yet must not choose what to learn from.
         All odds are shifted alike. While a network finds that most labels are wrong, its weights
         are scaled so that the labels of each class weigh the same on average
-        (:class:`resup.balance.ClassBalance`).
+        (:class:`resup.balance.ClassBalance`); a CUDA graph has to be captured anew when a `refit`
+        has changed `balanced`.
     networks : int, default=2
         How many networks are weighed.
     negligible_noise : float, default=0.02
@@ -85,6 +86,8 @@ class SampleWeigher(nn.Module):
         from the state dict.
     noise_rates_ : list of float
         Mean posterior of a wrong label, one a network.
+    balanced : bool
+        Whether a network finds most labels wrong, so that classes are kept their share.
 
     Warns
     -----
@@ -148,6 +151,7 @@ class SampleWeigher(nn.Module):
             # noise rates of each network: the last two found, the highest found three times
             self.register_buffer("found", torch.zeros(networks, 3, dtype=torch.float64))
             self.balance = ClassBalance(networks)
+        self.balanced = False  # known to the host, so that a step may leave the balance out
         self.mixtures_: list[Any] = []
         self.noise_rates_: list[float] = []
         self.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
@@ -173,13 +177,17 @@ class SampleWeigher(nn.Module):
             In [0, 1]: the probability that the label is right as each network sees it, or 1 where
             its noise rate is negligible.
         """
-        log_s, log_1ms = log_signal(self.signal, logits, targets)
+        if self.decoys is None or not record:
+            log_s, log_1ms = log_signal(self.signal, logits, targets)
+        else:
+            labels = torch.stack([targets, self.decoys.next_labels(targets, logits.shape[-1])])
+            both = log_signal(self.signal, logits, labels)
+            (log_s, decoy_log_s), (log_1ms, decoy_log_1ms) = both
+            self.decoys.add(logits, targets, decoy_log_s, decoy_log_1ms)
         if record:
             self.seen.update(log_s, log_1ms)
-            if self.decoys is not None:
-                self.decoys.update(logits, targets)
         weights: Tensor = self.weight(log_s, log_1ms).nan_to_num(1.0)
-        if self.decoys is not None:
+        if self.balanced:
             weights = self.balance(weights, targets, logits.shape[-1])
         return weights
 
@@ -220,7 +228,7 @@ class SampleWeigher(nn.Module):
             self.rates[network] = torch.tensor(rates, dtype=self.rates.dtype)
 
     def _fit(self, again: bool = False) -> None:
-        self.mixtures_, self.noise_rates_ = [], []
+        self.mixtures_, self.noise_rates_, self.balanced = [], [], False
         for network, counts in enumerate(self.fitted_counts.cpu().numpy()):
             histogram = SimilarityHistogram(counts)
             if not histogram.total:
@@ -256,6 +264,7 @@ class SampleWeigher(nn.Module):
                 self._remember_found(network, rate)
             found = self.found[network, 2].item()
             self.balance.on[network] = max(rate, found) > MAJORITY
+            self.balanced |= max(rate, found) > MAJORITY
         if rate < self.negligible_noise:
             self.weight.reset(network)
         elif self.decoys is not None:
