@@ -29,15 +29,17 @@ CENTRES: Array = np.concatenate([_centres, 1 - _centres[::-1]])
 # joins it.
 _UPPER = 1 << (31 - SHIFT)
 _lower_bin = np.clip(np.arange(_UPPER) - FIRST, 0, HALF - 1)
-_BIN_OF_KEY = np.concatenate([_lower_bin, N_BINS - 1 - _lower_bin])
+_BIN_OF_KEY = np.concatenate([_lower_bin, N_BINS - 1 - _lower_bin[: FIRST + HALF + 1]])
 _BELOW_ONE = np.float32(1 - 2.0**-24)  # 1 itself would lose its sign
 
-_CHUNK = 1 << 16  # samples; the work on a chunk stays in cache
+_CHUNK = 1 << 17  # samples; the work on a chunk stays in cache
 
 
 def _workspace(size: int, dtype: Any) -> tuple[NDArray[Any], ...]:
     """Memory for `_keys`; asking for it anew for each chunk would cost more than the arithmetic."""
-    return np.empty(size, dtype), np.empty(size, dtype), np.empty(size, "f4"), np.empty(size, "p")
+    x, nearest = np.empty((2, size), dtype)
+    bits = x if x.dtype == np.float32 else np.empty(size, np.float32)
+    return x, nearest, bits, np.empty(size, np.intp)
 
 
 def _keys(s: NDArray[np.floating], workspace: tuple[NDArray[Any], ...]) -> NDArray[np.intp]:
