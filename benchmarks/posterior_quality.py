@@ -323,7 +323,6 @@ def main() -> None:
             "excess_brier": excess,
             "noise_rate_found": rates,
             "mean_weight": weights,
-            "listed_falsely": listed,
             "seconds": seconds,
         }
         args.out.write_text(json.dumps(rounded(result), indent=1) + "\n")
