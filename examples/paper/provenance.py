@@ -35,10 +35,13 @@ def provenance() -> dict[str, object]:
 
 
 def commit() -> str:
+    """Commit, and whether any file but the results differs from it."""
     git = ("git", "-C", str(ROOT))
     try:
         head = subprocess.check_output([*git, "rev-parse", "--short=12", "HEAD"], text=True).strip()
-        changed = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True)
+        changed = subprocess.check_output(
+            [*git, "status", "--porcelain", "-uno", "--", ".", ":!benchmarks/results"], text=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head + (" with changes" if changed.strip() else "")
