@@ -74,7 +74,8 @@ def test_a_step_never_waits_for_the_device(options):
     t.fit([(x, y)] * 4, 2)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for _ in range(3):
+        for balanced in (False, t.weigher.decoys is not None):
+            t.weigher.balanced = balanced
             t.train_step(x, y)
             t.optimizer_step()
     finally:

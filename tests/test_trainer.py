@@ -121,7 +121,8 @@ def test_a_step_looks_at_no_value(options, monkeypatch):
     optimizer = torch.optim.SGD([p for m in models for p in m.parameters()], 0.1)
     t = CoTrainer(models, optimizer, progress=False, **options)
     t.epoch = 1
-    for _ in range(2):
+    for balanced in (False, t.weigher.decoys is not None):
+        t.weigher.balanced = balanced
         with OnOneDevice():
             values = t.train_step(x, y)
         t.optimizer_step()
