@@ -1,4 +1,3 @@
-import copy
 import pickle
 import warnings
 from itertools import chain
@@ -8,19 +7,15 @@ import numpy as np
 import pytest
 import reference
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import digamma
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.isotonic import isotonic_regression
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
 from resup import (
     BetaMixture,
-    CoTrainer,
     DecoyMixture,
     Posterior,
     SampleWeigher,
@@ -29,7 +24,6 @@ from resup import (
     decoy,
     q_values,
 )
-from resup.accumulator import CONFIDENCE_BINS, DecoyAccumulator
 from resup.decoy import contradiction_rate, hit_rate, transition
 
 GRID = np.unique(np.r_[0, 1e-300, 2.0 ** -np.arange(8, 50), np.linspace(0, 1, 300), 1 - 1e-12])
@@ -637,198 +631,3 @@ def test_hit_rate_at_its_ends(rng):
     cycle = np.roll(np.eye(3), 1, axis=1)  # each class is taken for the next one
     assert hit_rate(cycle, transition(cycle, 0.0)) == pytest.approx(0)
     assert hit_rate(cycle, transition(cycle.T, 0.0)) == pytest.approx(1)
-
-
-# ---------------------------------------------------------------------------- gathered in the step
-
-
-@pytest.mark.parametrize("c", [2, 3, 10])
-@pytest.mark.parametrize("groups", [1, 2])
-def test_decoys_go_round_all_other_labels(c, groups):
-    logits, targets = 3 * torch.randn(groups, 40, c), torch.randint(c, (40,))
-    accumulator = DecoyAccumulator(groups)
-    state = torch.get_rng_state()
-    for _ in range(c - 1):
-        accumulator.update(logits, targets)
-    assert torch.equal(torch.get_rng_state(), state)
-    for group in range(groups):
-        expected = SimilarityHistogram()
-        for z, label in zip(logits[group].double(), targets.tolist(), strict=True):
-            for other in set(range(c)) - {label}:
-                p = z.softmax(0)
-                expected.update([min(1.0, float(p[other] / p.norm()))])
-        got = accumulator.histograms.histogram(group)
-        assert got.total == 40 * (c - 1)
-        # float32 may put a value that lies on an edge into the bin beside it
-        assert np.abs(np.cumsum(got.counts - expected.counts)).max() <= 1
-
-
-@pytest.mark.parametrize("c", [2, 3, 10])
-def test_contradictions_are_counted_by_class_and_confidence(c):
-    logits, targets = 4 * torch.randn(2, 300, c), torch.randint(c, (300,))
-    accumulator = DecoyAccumulator(2)
-    accumulator.update(logits, targets)
-    expected = np.zeros((2, c, CONFIDENCE_BINS, 2), int)
-    for group, rows in enumerate(logits.double().numpy()):
-        for z, label in zip(rows, targets.tolist(), strict=True):
-            top = z.argmax()
-            logit = -np.log(np.exp(np.delete(z - z[top], top)).sum())  # of the highest probability
-            place = int(np.clip(4 * (logit + 5), 0, CONFIDENCE_BINS - 1))
-            expected[group, top, place, int(top != label)] += 1
-    got = accumulator.contradictions.numpy()
-    assert (np.abs(np.cumsum(got - expected, axis=2)) <= 1).all()
-    np.testing.assert_array_equal(got.sum(2), expected.sum(2))
-    assert got[..., 0].any()
-    assert got[..., 1].any()
-
-
-def test_samples_of_nan_are_left_out():
-    logits, targets = torch.randn(2, 30, 4), torch.randint(4, (30,))
-    hurt = torch.cat([logits, torch.full((2, 2, 4), torch.nan)], 1)
-    hurt[:, -1, 1:] = 0.0
-    clean, other = DecoyAccumulator(2), DecoyAccumulator(2)
-    clean.update(logits, targets)
-    other.update(hurt, torch.cat([targets, torch.tensor([0, 1])]))
-    assert torch.equal(clean.histograms.counts, other.histograms.counts)
-    assert torch.equal(clean.contradictions, other.contradictions)
-
-
-def test_saturated_logits_are_the_surest():
-    accumulator = DecoyAccumulator()
-    accumulator.update(torch.tensor([[[1e4, 0, 0], [0, -torch.inf, 200]]]), torch.tensor([0, 1]))
-    counts = accumulator.contradictions[0, :, -1]
-    assert counts.tolist() == [[1, 0], [0, 0], [0, 1]]
-
-
-def test_after_a_reset_the_decoys_go_on():
-    accumulator = DecoyAccumulator()
-    logits, targets = torch.randn(1, 20, 4), torch.randint(4, (20,))
-    accumulator.update(logits, targets)
-    first = accumulator.histograms.counts.clone()
-    accumulator.reset()
-    assert not accumulator.contradictions.any()
-    assert accumulator.histograms.counts.sum() == 0
-    accumulator.update(logits, targets)
-    assert not torch.equal(accumulator.histograms.counts, first)
-
-
-# ---------------------------------------------------------------------------- SampleWeigher
-
-
-def assert_same_state(first, second):
-    first, second = first.state_dict(), second.state_dict()
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        torch.testing.assert_close(second[name], value, rtol=0, atol=0, equal_nan=True)
-
-
-def test_weights_are_those_of_a_fit_to_all_decoys():
-    logits, targets, right = logits_of_a_network("uniform", n=1800)
-    weigher = SampleWeigher(DecoyMixture(), 1)
-    for _ in range(9):
-        assert (weigher(logits, targets) == 1).all()
-    weigher.refit()
-    s = cosine_label_similarity(logits[0].repeat(9, 1), targets.repeat(9))
-    others = torch.cat([(targets + k) % 10 for k in range(1, 10)])
-    decoys = cosine_label_similarity(logits[0].repeat(9, 1), others)
-    seen = weigher.rates[0, 1].item()
-    mixture = DecoyMixture().fit(s, decoys, hit_rate=1 / 9, seen_rate=seen)
-    weights = weigher(logits, targets)[0]
-    np.testing.assert_allclose(weights, mixture.predict_proba(s[:1800])[:, -1], atol=1e-3)
-    assert weights[right].mean() > weights[~right].mean() + 0.5
-    assert weigher.noise_rates_ == pytest.approx([0.4], abs=0.05)
-
-
-@pytest.mark.parametrize("epochs", [0, 1, 3])
-@pytest.mark.parametrize("halfway", [False, True])
-def test_the_state_dict_brings_everything_back(epochs, halfway):
-    logits, targets, _ = logits_of_a_network("uniform", n=1000)
-    logits = torch.cat([logits, 0.7 * logits])
-    weigher = SampleWeigher(DecoyMixture())
-    for _ in range(epochs):
-        shown(weigher, logits, targets)
-    if halfway:
-        weigher(logits[:, :100], targets[:100])
-    other = SampleWeigher(DecoyMixture())
-    other.load_state_dict(copy.deepcopy(weigher.state_dict()))
-    for _ in range(2):
-        assert_same_state(weigher, other)
-        assert other.noise_rates_ == weigher.noise_rates_
-        assert torch.equal(other(logits, targets, False), weigher(logits, targets, False))
-        shown(weigher, logits, targets)
-        shown(other, logits, targets)
-
-
-def test_a_state_dict_of_another_mixture_is_refused():
-    with pytest.raises(RuntimeError, match=r"Missing key.*rates"):
-        SampleWeigher(DecoyMixture()).load_state_dict(SampleWeigher(BetaMixture()).state_dict())
-    with pytest.raises(RuntimeError, match=r"Unexpected key.*rates"):
-        SampleWeigher(BetaMixture()).load_state_dict(SampleWeigher(DecoyMixture()).state_dict())
-
-
-def test_the_rate_that_two_epochs_showed_is_remembered():
-    logits, targets, right = logits_of_a_network("uniform", n=2000)
-    truth = torch.where(torch.tensor(right), targets, logits[0].argmax(1))
-    weigher = SampleWeigher(DecoyMixture(), 1)
-    history = []
-    for labels in (truth, targets, targets, truth, truth):
-        shown(weigher, logits, labels)
-        history.append(weigher.rates[0].tolist())
-    hits, seen, held = np.transpose(history)
-    assert (hits == 1 / 9).all()
-    np.testing.assert_allclose(seen, [0, seen[1], seen[1], 0, 0])
-    assert 0.3 < seen[1] < 0.5
-    # one epoch alone is not believed
-    np.testing.assert_allclose(held, [np.nan, 0, seen[1], seen[1], seen[1]])
-
-
-def test_a_refit_without_samples_changes_no_weights_and_forgets_no_rate():
-    logits, targets, _ = logits_of_a_network("uniform", n=1000)
-    weigher = SampleWeigher(DecoyMixture(), 1)
-    weigher.refit()
-    assert weigher.mixtures_ == []
-    assert weigher.rates.isnan().all()
-    assert (shown(weigher, logits, targets).rates[0, :2] > 0.05).all()
-    weights, seen = weigher(logits, targets, record=False), weigher.rates.clone()
-    weigher.refit()
-    assert torch.equal(weigher(logits, targets, record=False), weights)
-    torch.testing.assert_close(weigher.rates, seen, equal_nan=True)
-
-
-def test_what_is_not_recorded_is_no_decoy():
-    logits, targets, _ = logits_of_a_network("uniform", n=100)
-    weigher = SampleWeigher(DecoyMixture(), 1)
-    weigher(logits, targets, record=False)
-    assert weigher.decoys.histograms.counts.sum() == 0
-    assert weigher.decoys.shift == 0
-
-
-# ---------------------------------------------------------------------------- CoTrainer
-
-
-def test_warmup_is_bit_for_bit_two_plain_loops():
-    def net(width):
-        return nn.Sequential(
-            nn.Linear(6, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, 3)
-        )
-
-    x = torch.randn(160, 6)
-    train = TensorDataset(x, x[:, :3].argmax(1))
-    mine = net(16), net(24)
-    theirs = copy.deepcopy(mine)
-    torch.manual_seed(1)
-    optimizer = torch.optim.Adam([p for m in mine for p in m.parameters()], lr=1e-2)
-    trainer = CoTrainer(
-        mine, optimizer, warmup_epochs=3, mixture=DecoyMixture(), progress=False
-    ).fit(DataLoader(train, 24, shuffle=True), 3)
-    assert len(trainer.weigher.mixtures_) == 2
-    for model, ours in zip(theirs, mine, strict=True):
-        torch.manual_seed(1)
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-        for _ in range(3):
-            for xs, ys in DataLoader(train, 24, shuffle=True):
-                optimizer.zero_grad()
-                F.cross_entropy(model(xs), ys).backward()
-                optimizer.step()
-        for a, b in zip(model.state_dict().values(), ours.state_dict().values(), strict=True):
-            assert torch.equal(a, b)

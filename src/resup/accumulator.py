@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -172,3 +174,9 @@ class DecoyAccumulator(nn.Module):
         """Forget all samples; the shift goes on."""
         self.histograms.reset()
         self.contradictions.zero_()
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        counts = state_dict.get(f"{prefix}contradictions")
+        if counts is not None:  # C is known only from the first batch on
+            self.contradictions = self._no_contradictions(counts.shape[1])
+        super()._load_from_state_dict(state_dict, prefix, *args)

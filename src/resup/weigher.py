@@ -263,8 +263,9 @@ class SampleWeigher(nn.Module):
             if not again:
                 self._remember_found(network, rate)
             found = self.found[network, 2].item()
-            self.balance.on[network] = max(rate, found) > MAJORITY
-            self.balanced |= max(rate, found) > MAJORITY
+            most_wrong = max(rate, found) > MAJORITY
+            self.balance.on[network] = most_wrong
+            self.balanced |= most_wrong
         if rate < self.negligible_noise:
             self.weight.reset(network)
         elif self.decoys is not None:
@@ -287,10 +288,3 @@ class SampleWeigher(nn.Module):
         return mixture.fit(
             histogram, decoys, hit_rate=hits, seen_rate=held if held == held else last
         )
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        counts = state_dict.get(f"{prefix}decoys.contradictions")
-        if self.decoys is not None and counts is not None:
-            # the number of classes is known only from the first batch on
-            self.decoys.contradictions = self.decoys._no_contradictions(counts.shape[1])
-        super()._load_from_state_dict(state_dict, prefix, *args)
