@@ -52,12 +52,12 @@ from paper.batches import DeviceBatches
 from paper.datasets import Split
 from paper.provenance import ROOT, provenance
 from paper.run import AUTOCAST, Protocol
+from posterior_quality import STATED, listed_falsely
 
-from resup import CoTrainer, q_values
+from resup import CoTrainer
 from resup.callbacks import Callback
 
 FOLDS = 5
-STATED = 0.05, 0.1, 0.2  # false-discovery rates
 SCORES = "self_confidence", "normalized_margin", "confidence_weighted_entropy"
 Arrays = dict[str, Any]
 
@@ -223,7 +223,7 @@ def evaluate(
         ("mean of epochs", "mean", clean["seconds_mean"]),
     ):
         found = row(f"resup, {which}", -clean[key], seconds, clean[key] < 0.5)
-        yield found | {"listed_falsely": listed_falsely(clean[key], wrong)}
+        yield found | {"listed_falsely": listed_falsely(clean[key], ~wrong)}
 
     probabilities = np.empty((len(wrong), folds[0]["probabilities"].shape[1]))
     for fold in folds:
@@ -239,12 +239,6 @@ def evaluate(
     )
     seconds, suspicion = trained + now() - start, by_rank(issues, len(wrong))
     yield row("cleanlab, find_label_issues", suspicion, seconds, suspicion > 0)
-
-
-def listed_falsely(clean: NDArray[Any], wrong: NDArray[np.bool_]) -> list[float]:
-    """Share of right labels among those listed at each stated rate; 0 where none is listed."""
-    q = q_values(clean)
-    return [float((~wrong[q <= rate]).mean()) if (q <= rate).any() else 0.0 for rate in STATED]
 
 
 def by_rank(issues: NDArray[np.intp], n: int) -> NDArray[np.float64]:

@@ -121,12 +121,11 @@ class FileBatches(DeviceBatches):
         return images
 
     def _pixels(self, taken: list[Any]) -> Iterable[Tensor]:
-        device, every = self.labels.device, torch.arange(len(self.images))
+        device = self.labels.device
+        every = torch.arange(len(self.images), device=device)
         loader = DataLoader(
             self.images,
-            batch_sampler=[
-                every[which if type(which) is slice else which.cpu()] for which in taken
-            ],
+            batch_sampler=[every[which].tolist() for which in taken],
             num_workers=self.workers,
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # else each epoch draws from the global random state

@@ -42,11 +42,17 @@ class LabelReport:
 
     @classmethod
     def ranked(
-        cls, given: Any, suggested: Any, agree: Any, clean_a: Any, clean_b: Any, clean: Any = None
+        cls,
+        given: Any,
+        suggested: Any,
+        agree: Any,
+        clean_a: Any,
+        clean_b: Any,
+        probability: Any = None,
     ) -> LabelReport:
         """Make the table from columns in loader order, each (N,)."""
         a, b = np.asarray(clean_a, np.float64), np.asarray(clean_b, np.float64)
-        clean = (a + b) / 2 if clean is None else to_numpy(clean).astype(np.float64)
+        clean = (a + b) / 2 if probability is None else to_numpy(probability).astype(np.float64)
         if clean.shape != a.shape:
             raise ValueError(f"probability must have shape {a.shape}, got {clean.shape}")
         order = np.argsort(clean, kind="stable")
