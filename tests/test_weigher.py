@@ -3,9 +3,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy.special import expit
 from sklearn.mixture import GaussianMixture
 
 from resup import (
@@ -13,13 +10,10 @@ from resup import (
     DecoyMixture,
     Posterior,
     SampleWeigher,
-    SimilarityHistogram,
     cosine_label_similarity,
     log_label_similarity,
 )
-from resup._base import LogOdds
 from resup.similarity import scaled_loss_signal
-from resup.weigher import held_to_rate
 
 
 def logits_like_a_network(n=2000, c=5, networks=2):
@@ -328,17 +322,17 @@ def show(weigher, memorised, n=4000, c=5, seed=0):
     return logits, targets
 
 
-def test_a_noise_rate_found_three_times_is_held_in_training():
+def test_a_noise_rate_found_three_times_is_held():
     weigher = SampleWeigher(DecoyMixture())
     for epoch in range(3):
         show(weigher, 0, seed=epoch)
     assert weigher.noise_rates_ == pytest.approx([0.4, 0.4], abs=0.05)
+    found = min(weigher.noise_rates_)
     logits, targets = show(weigher, 0.6)
-    judged = 1 - weigher.judge(logits, targets).mean(1)
-    assert judged.tolist() == pytest.approx(weigher.noise_rates_, abs=0.01)
-    held = 1 - weigher(logits, targets, record=False).mean(1)
-    assert held.tolist() == pytest.approx([0.4, 0.4], abs=0.05)
-    assert (judged < held - 0.1).all()
+    assert min(weigher.noise_rates_) == pytest.approx(found, abs=0.02)
+    weights = weigher(logits, targets, record=False)
+    assert (1 - weights).mean(1).tolist() == pytest.approx(weigher.noise_rates_, abs=0.01)
+    torch.testing.assert_close(weights, weigher.judge(logits, targets))
     other = SampleWeigher(DecoyMixture())
     other.load_state_dict(copy.deepcopy(weigher.state_dict()))
     assert torch.equal(other.found, weigher.found)
@@ -349,25 +343,8 @@ def test_a_noise_rate_found_twice_is_not_held():
     weigher = SampleWeigher(DecoyMixture())
     for epoch in range(2):
         show(weigher, 0, seed=epoch)
-    logits, targets = show(weigher, 0.6)
-    torch.testing.assert_close(
-        weigher(logits, targets, record=False), weigher.judge(logits, targets)
-    )
-
-
-@given(
-    values=st.lists(st.floats(0, 1), min_size=1, max_size=20),
-    slopes=st.tuples(st.floats(0, 200), st.floats(-200, 0)),
-    c=st.floats(-500, 500),
-    rate=st.floats(1e-6, 1 - 1e-6),
-)
-def test_odds_shifted_to_a_rate(values, slopes, c, rate):
-    histogram = SimilarityHistogram().update(values)
-    odds = LogOdds(*slopes, c)
-    shifted = held_to_rate(odds, histogram, rate)
-    wrong = expit(-shifted(histogram.centres))
-    assert histogram.counts @ wrong / histogram.total == pytest.approx(rate, abs=1e-6)
-    assert (shifted.a, shifted.b) == slopes
+    show(weigher, 0.6)
+    assert max(weigher.noise_rates_) < 0.3
 
 
 def test_that_most_labels_are_wrong_takes_three_fits():

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.optimize import brentq
 from scipy.special import expit, logit
 from typing_extensions import Self
 
@@ -58,6 +59,8 @@ class DecoyMixture(SimilarityMixture):
     ----------
     noise_rate_ : float
         Estimated share of wrong labels: the mean posterior.
+    decoy_rate_ : float
+        Share of wrong labels that the decoys account for: the noise rate of the contrast.
     agreement_ : float
         Weight of the contrast in the log-odds, from 0 to 1.
     weights_, alphas_, betas_, means_ : ndarray of shape (2,)
@@ -121,6 +124,7 @@ class DecoyMixture(SimilarityMixture):
         *,
         hit_rate: float = 0.0,
         seen_rate: float | None = None,
+        least_rate: float = 0.0,
         sample_weight: Any = None,
         decoy_weight: Any = None,
     ) -> Self:
@@ -139,6 +143,9 @@ class DecoyMixture(SimilarityMixture):
             Noise rate that the network's surest predictions show (`contradiction_rate`). It counts
             up to 1 / (1 + hit_rate), where labels are no better than chance. Without it the Betas
             are fitted to the decoys too.
+        least_rate : float, default=0.0
+            Noise rate known from before. Where the fit finds less, as it does once wrong labels
+            are learnt by heart, all odds are shifted alike until `noise_rate_` is this.
         sample_weight, decoy_weight : array-like of shape (N,) and (M,), optional
             Not negative.
 
@@ -158,7 +165,8 @@ class DecoyMixture(SimilarityMixture):
             If the fit is degenerate, or EM did not converge in `max_iter` iterations.
         """
         self._check_numbers(("max_iter", Integral, 1), ("tol", Real, 0))
-        for name, rate in (("hit_rate", hit_rate), ("seen_rate", seen_rate or 0.0)):
+        rates = {"hit_rate": hit_rate, "seen_rate": seen_rate or 0.0, "least_rate": least_rate}
+        for name, rate in rates.items():
             if not 0 <= rate <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {rate!r}")
         x, w = weighted_values(self._column(X, reset=True), sample_weight)
@@ -177,6 +185,7 @@ class DecoyMixture(SimilarityMixture):
         self.agreement_ = 0.0 if unsupported else float(agreement)
         self.degenerate_ = self.agreement_ < 0.5
         self.converged_ = mixture.converged
+        self.decoy_rate_ = rate
         self._take(mixture, unsupported)
         odds = ALWAYS_RIGHT
         if not unsupported:
@@ -185,8 +194,10 @@ class DecoyMixture(SimilarityMixture):
             mean = agreement * ratio + (1 - agreement) * np.array([a, b, c])
             a, b, c = mean.tolist()
             odds = LogOdds(a, b, c, self.clip, 1 - self.clip).rising()
-        self.log_odds_ = odds
         found = 0.0 if unsupported else float(samples.w @ expit(-odds(samples.x)))
+        if found < least_rate and not unsupported:
+            found, odds = least_rate, held_to_rate(odds, samples.x, samples.w, least_rate)
+        self.log_odds_ = odds
         self.noise_rate_ = min(found, 1.0)  # rounding may take it over
         self.weights_ = np.array([self.noise_rate_, 1 - self.noise_rate_])
         if unsupported:
@@ -199,6 +210,18 @@ class DecoyMixture(SimilarityMixture):
         elif not self.converged_:
             warn(f"EM did not converge in {self.max_iter} iterations; raise max_iter or tol")
         return self
+
+
+def held_to_rate(odds: LogOdds, x: Array, weights: Array, rate: float) -> LogOdds:
+    """Shift the odds of every sample alike until the mean posterior of a wrong label is `rate`."""
+    log_odds, rate = odds(x), float(np.clip(rate, 1e-6, 1 - 1e-6))
+    weights = weights / weights.sum()
+
+    def missing(shift: float) -> float:
+        return rate - float(weights @ expit(shift - log_odds))
+
+    shift = brentq(missing, log_odds.min() + logit(rate) - 1, log_odds.max() + logit(rate) + 1)
+    return replace(odds, c=odds.c - shift)
 
 
 @dataclass(frozen=True)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 from typing import Any
 
 import torch
-from scipy.optimize import brentq
-from scipy.special import expit, logit
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
-from ._base import LogOdds, SimilarityMixture
+from ._base import SimilarityMixture
 from .accumulator import DecoyAccumulator, HistogramAccumulator
 from .balance import ClassBalance
-from .decoy import DecoyMixture, contradiction_rate
+from .decoy import DecoyMixture, contradiction_rate, held_to_rate
 from .distributed import add_up
 from .histogram import SimilarityHistogram
 from .posterior import AnyMixture, Posterior, TablePosterior
@@ -26,22 +23,7 @@ __all__ = ["SampleWeigher"]
 
 
 MAJORITY = 0.5
-
-
-def held_to_rate(odds: LogOdds, histogram: SimilarityHistogram, rate: float) -> LogOdds:
-    """Shift the odds of every sample alike until the mean posterior of a wrong label is `rate`.
-
-    The rate lies inside (0, 1).
-    """
-    seen = histogram.counts > 0
-    log_odds = odds(histogram.centres[seen])
-    shares = histogram.counts[seen] / histogram.total
-
-    def missing(shift: float) -> float:
-        return rate - float(shares @ expit(shift - log_odds))
-
-    shift = brentq(missing, log_odds.min() + logit(rate) - 1, log_odds.max() + logit(rate) + 1)
-    return replace(odds, c=odds.c - shift)
+BELIEVED = 2  # times the noise rate seen: as much of a rate found before is held
 
 
 class SampleWeigher(nn.Module):
@@ -58,11 +40,12 @@ class SampleWeigher(nn.Module):
         `DecoyMixture`, `BetaMixture` or any object with `fit` and `predict_proba`, such as
         ``sklearn.mixture.GaussianMixture(2)``: see :class:`resup.posterior.AnyMixture`. Cloned and
         fitted for each network. For a `DecoyMixture` the step gathers decoys and how
-        often the surest predictions contradict their labels; the rate that two epochs in a row
-        have shown is remembered, since wrong labels are no fewer once they are memorised. For the
-        same reason the weights in training are held to the noise rate that three fits in a row have
-        found, where a later fit finds less; and to one half as long as fewer have found that most
-        labels are wrong, since networks that know little yet must not choose what to learn from.
+        often the surest predictions contradict their labels. Wrong labels are no fewer once they
+        are memorised, so rates are remembered: of the rate seen, what two epochs in a row have
+        shown, or the decoys accounted for where that was more; of the rate found, what three
+        fits in a row have found, up to twice the rate seen, is the least of the next fit. The
+        weights in training are held to one half as long as fewer fits have found that most labels
+        are wrong, since networks that know little yet must not choose what to learn from.
         All odds are shifted alike. While a network finds that most labels are wrong, its weights
         are scaled so that the labels of each class weigh the same on average
         (:class:`resup.balance.ClassBalance`); a CUDA graph has to be captured anew when a `refit`
@@ -146,8 +129,8 @@ class SampleWeigher(nn.Module):
         self.decoys = DecoyAccumulator(networks, signal) if takes_decoys else None
         if self.decoys is not None:
             self.register_buffer("fitted_decoys", torch.zeros_like(self.fitted_counts))
-            # of each network: hit rate, rate seen last, rate seen twice in a row
-            self.register_buffer("rates", torch.full((networks, 3), torch.nan, dtype=torch.float64))
+            # of each network: hit rate, rate seen last, rate remembered, rate of the decoys
+            self.register_buffer("rates", torch.full((networks, 4), torch.nan, dtype=torch.float64))
             # noise rates of each network: the last two found, the highest found three times
             self.register_buffer("found", torch.zeros(networks, 3, dtype=torch.float64))
             self.balance = ClassBalance(networks)
@@ -220,12 +203,13 @@ class SampleWeigher(nn.Module):
         for network, counts in enumerate(contradictions.cpu().numpy()):
             if not counts.any():  # an epoch that showed nothing says nothing
                 continue
-            _, last, held = self.rates[network].tolist()
+            _, last, held, of_decoys = self.rates[network].tolist()
             rate = contradiction_rate(counts)
             if last == last:
                 held = max(min(rate, last), held if held == held else 0.0)
-            rates = [1 / (len(counts) - 1), rate, held]
-            self.rates[network] = torch.tensor(rates, dtype=self.rates.dtype)
+                if of_decoys >= last:
+                    held = max(held, of_decoys)
+            self.rates[network, :3] = self.rates.new_tensor([1 / (len(counts) - 1), rate, held])
 
     def _fit(self, again: bool = False) -> None:
         self.mixtures_, self.noise_rates_, self.balanced = [], [], False
@@ -238,7 +222,9 @@ class SampleWeigher(nn.Module):
                 mixture = self._fitted(network, histogram)
             clean = mixture.predict_proba(histogram.centres)[:, -1]
             self.mixtures_.append(mixture)
-            self.noise_rates_.append(1 - float(counts @ clean) / histogram.total)
+            rate = 1 - float(counts @ clean) / histogram.total
+            # the very number that was held, so that a fit after loading holds the same
+            self.noise_rates_.append(rate if self.decoys is None else mixture.noise_rate_)
             self.posterior.load(mixture, network)
             if mixture.degenerate_ and clean.min() == 1:
                 self.weight.reset(network)
@@ -258,21 +244,18 @@ class SampleWeigher(nn.Module):
     def _load_weights(
         self, network: int, mixture: Any, histogram: SimilarityHistogram, again: bool
     ) -> None:
-        rate = self.noise_rates_[-1]
+        rate, most = self.noise_rates_[-1], 1.0
         if self.decoys is not None:
             if not again:
                 self._remember_found(network, rate)
-            found = self.found[network, 2].item()
-            most_wrong = max(rate, found) > MAJORITY
+            most = max(MAJORITY, self.found[network, 2].item())
+            most_wrong = max(rate, most) > MAJORITY
             self.balance.on[network] = most_wrong
             self.balanced |= most_wrong
         if rate < self.negligible_noise:
             self.weight.reset(network)
-        elif self.decoys is not None:
-            held = max(min(rate, MAJORITY), found)
-            odds = mixture.log_odds_
-            if held != rate:
-                odds = held_to_rate(odds, histogram, min(held, 1 - 1e-6))
+        elif rate > most:
+            odds = held_to_rate(mixture.log_odds_, histogram.centres, histogram.counts, most)
             self.weight.load(odds, network)
         else:
             self.weight.load(mixture, network)
@@ -283,8 +266,10 @@ class SampleWeigher(nn.Module):
         mixture = clone(self.mixture)
         if self.decoys is None:
             return mixture.fit(histogram)
-        hits, last, held = self.rates[network].tolist()
+        hits, last, held, _ = self.rates[network].tolist()
+        seen = held if held == held else last
+        least = min(self.found[network, 2].item(), BELIEVED * seen)
         decoys = SimilarityHistogram(self.fitted_decoys[network].cpu().numpy())
-        return mixture.fit(
-            histogram, decoys, hit_rate=hits, seen_rate=held if held == held else last
-        )
+        mixture.fit(histogram, decoys, hit_rate=hits, seen_rate=seen, least_rate=least)
+        self.rates[network, 3] = mixture.decoy_rate_
+        return mixture
