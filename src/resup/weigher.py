@@ -24,6 +24,7 @@ __all__ = ["SampleWeigher"]
 
 MAJORITY = 0.5
 BELIEVED = 2  # times the noise rate seen: as much of a rate found before is held
+FIRST_SURPLUS = 0.05  # of the rate seen after the first epoch, when a network still errs most
 
 
 class SampleWeigher(nn.Module):
@@ -267,7 +268,7 @@ class SampleWeigher(nn.Module):
         if self.decoys is None:
             return mixture.fit(histogram)
         hits, last, held, _ = self.rates[network].tolist()
-        seen = held if held == held else last
+        seen = held if held == held else max(last - FIRST_SURPLUS, 0.0)
         least = min(self.found[network, 2].item(), BELIEVED * seen)
         decoys = SimilarityHistogram(self.fitted_decoys[network].cpu().numpy())
         mixture.fit(histogram, decoys, hit_rate=hits, seen_rate=seen, least_rate=least)
