@@ -1,13 +1,14 @@
 """Time an epoch of `CoTrainer` against the plain two-network cross-entropy loop.
 
-    python benchmarks/step_overhead.py [--device cpu] [--steps 4] [--turns 7] [--out FILE.json]
+    python benchmarks/step_overhead.py [--device cpu] [--steps 4] [--turns 4] [--out FILE.json]
 
 Both train equal networks on the same batches, held in memory, with one Adam for both networks. They
 take turns, each turn gives one ratio, and the median of the ratios counts, so that a busy machine
 slows both alike. Beside it stand the ratio of the fastest epoch of each, which other programs have
 disturbed least, and on the CPU the median ratio of processor times. `CoTrainer` is past its
 warm-up, so its epoch holds everything: similarities, histograms, weights, both losses, and the fit
-of two mixtures at its end.
+of two mixtures at its end. With ``--compile`` the weigher is compiled, which makes a few kernels of
+its many small operations; the compilation is not timed.
 
 As the networks take nearly all of the time, a noisy machine hides what is added. So the parts that
 `CoTrainer` adds are timed alone too, and their sum is set beside a step of the plain loop: the
@@ -99,6 +100,8 @@ def compare_epochs(network: str, args: argparse.Namespace) -> dict[str, object]:
         if swapped:
             nets, plain_nets = plain_nets, nets
         trainer = CoTrainer(nets, adam(nets), progress=False)
+        if args.compile:
+            trainer.weigher.compile()
         plain = partial(plain_epoch, plain_nets, adam(plain_nets), batches)
         trainer.fit(batches, 2)  # the warm-up epoch, and one of each that is not timed
         plain()
@@ -109,13 +112,14 @@ def compare_epochs(network: str, args: argparse.Namespace) -> dict[str, object]:
     taken = {name: np.array(pairs) for name, pairs in seconds.items()}
     ratios = taken["CoTrainer"] / taken["plain"]
     plain_step = float(np.median(taken["plain"][:, 0])) / args.steps
-    parts = added_parts(trainer, plain_nets, batches[0], device)
+    parts = added_parts(trainer, plain_nets, batches[0], device, args.compile)
     added = sum(parts["a step"].values()) + sum(parts["an epoch"].values()) / EPOCH_STEPS
     return {
         "network": network,
         "device": args.device,
         "steps": args.steps,
         "turns": args.turns,
+        "compiled": args.compile,
         "epoch_seconds": {name: np.round(pairs, 3).tolist() for name, pairs in taken.items()},
         "plain_step_seconds": plain_step,
         "ratio_wall": float(np.median(ratios[:, 0])),
@@ -133,6 +137,7 @@ def added_parts(
     models: tuple[nn.Module, nn.Module],
     batch: tuple[Tensor, Tensor],
     device: torch.device,
+    compiled: bool,
 ) -> dict[str, dict[str, float]]:
     """Seconds of each thing that CoTrainer does and the plain loop does not, taken alone."""
     inputs, targets = batch
@@ -140,6 +145,8 @@ def added_parts(
         logits = [model(inputs).float() for model in models]
     a, b = (z.clone().requires_grad_() for z in logits)
     weigher = deepcopy(trainer.weigher)
+    if compiled:  # the copy is not
+        weigher.compile()
     w_a, w_b = weigher(torch.stack(logits), targets)
     values = {name: a.detach().sum() for name in ("loss", "ce", "con", "w_a", "w_b")}
 
@@ -277,6 +284,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128, help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=4, help="to an epoch (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=4, help="twice (default: %(default)s)")
+    parser.add_argument("--compile", action="store_true", help="compile the weigher")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON")
     args = parser.parse_args()
     origin = provenance()

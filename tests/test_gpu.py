@@ -55,6 +55,19 @@ def test_same_numbers_as_on_the_cpu(dtype):
         torch.testing.assert_close(gpu.cpu(), cpu, rtol=1e-4, atol=1e-4)
 
 
+def test_a_compiled_weigher_gives_the_same_history():
+    x, y = (v.cuda() for v in data())
+    histories = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        t = trainer()
+        if compiled:
+            t.weigher.compile(fullgraph=True)
+        histories.append(t.fit(list(zip(x.split(128), y.split(128), strict=True)), 3).history)
+    for eager, other in zip(*histories, strict=True):
+        assert other == pytest.approx(eager, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     "options",
     [

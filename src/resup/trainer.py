@@ -113,7 +113,8 @@ class CoTrainer:
         ``noise_rate_a``, ``noise_rate_b`` (of the mixtures fitted after the epoch), ``lr``, and
         with a `val_loader` ``val_accuracy_a``, ``val_accuracy_b``.
     weigher : SampleWeigher
-        Holds the fitted mixtures (``weigher.mixtures_``).
+        Holds the fitted mixtures (``weigher.mixtures_``). Where the networks are so small that
+        its many small operations show, ``trainer.weigher.compile()`` makes a few kernels of them.
 
     Raises
     ------
