@@ -15,7 +15,8 @@ cleanlab   one network with plain cross-entropy in each of 5 folds, stratified b
 A wrong label is the positive class. Precision and recall are those of the set that
 `find_label_issues` names, or of the labels that are more likely wrong than right. The area and the
 average precision of `find_label_issues` count all labels outside of its set as tied. *False at*
-has the share of right labels among those that `resup.q_values` lists at a stated rate.
+has the share of right labels among those that `resup.q_values` lists at a stated rate, *listed* the
+share of the wrong labels that is among them.
 
 Each finished training is kept under --runs and not run again; ``--only resup`` or ``--only folds``
 trains one side. When both are there, the numbers are printed, and written to
@@ -52,7 +53,7 @@ from paper.batches import DeviceBatches
 from paper.datasets import Split
 from paper.provenance import ROOT, provenance
 from paper.run import AUTOCAST, Protocol
-from posterior_quality import STATED, listed_falsely
+from posterior_quality import STATED, listed
 
 from resup import CoTrainer
 from resup.callbacks import Callback
@@ -223,7 +224,8 @@ def evaluate(
         ("mean of epochs", "mean", clean["seconds_mean"]),
     ):
         found = row(f"resup, {which}", -clean[key], seconds, clean[key] < 0.5)
-        yield found | {"listed_falsely": listed_falsely(clean[key], ~wrong)}
+        false, share = listed(clean[key], ~wrong)
+        yield found | {"listed_falsely": false, "listed": share}
 
     probabilities = np.empty((len(wrong), folds[0]["probabilities"].shape[1]))
     for fold in folds:
@@ -251,17 +253,20 @@ def by_rank(issues: NDArray[np.intp], n: int) -> NDArray[np.float64]:
 def markdown(results: Iterable[dict[str, Any]]) -> str:
     lines = [
         "| labels | wrong | method | AUROC | average precision | named | precision | recall "
-        f"| false at {' / '.join(map(str, STATED))} | seconds | CPU seconds |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        f"| false at {' / '.join(map(str, STATED))} | listed | seconds | CPU seconds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in results:
         named = "– | – | –"
         if "named" in r:
             named = f"{r['named']:,} | {r['precision']:.3f} | {r['recall']:.3f}"
-        false = " / ".join(f"{share:.3f}" for share in r.get("listed_falsely", ())) or "–"
+        false, found = (
+            " / ".join(f"{share:.3f}" for share in r.get(key, ())) or "–"
+            for key in ("listed_falsely", "listed")
+        )
         lines.append(
             f"| {r['labels']} | {r['noise_rate']:.1%} | {r['method']} | {r['auroc']:.4f} "
-            f"| {r['average_precision']:.4f} | {named} | {false} "
+            f"| {r['average_precision']:.4f} | {named} | {false} | {found} "
             f"| {r['seconds']:,.0f} | {r['cpu_seconds']:,.0f} |"
         )
     return "\n".join(lines)

@@ -8,7 +8,8 @@ DIR holds recorded runs, one a file NAME.npz: `logits` (epochs, N, C), `similari
 of its posterior less that of the best monotone function of S, which isotonic regression on the
 truth gives and which no method that looks at S alone can pass: 0 is perfect. The table, in
 Markdown, has a row a method and a column a run, with mean / worst over the epochs. A second one has
-the share of right labels among those listed by `q_values` at a stated false-discovery rate.
+the share of right labels among those listed by `q_values` at a stated false-discovery rate, and a
+third the share of the wrong labels that are listed.
 """
 
 import argparse
@@ -214,10 +215,14 @@ def brier(posterior: np.ndarray, right: np.ndarray) -> float:
     return float(np.mean((posterior - right) ** 2))
 
 
-def listed_falsely(posterior: np.ndarray, right: np.ndarray) -> list[float]:
-    """Share of right labels among those listed at each stated rate; 0 where none is listed."""
-    q = q_values(posterior)
-    return [float(right[q <= rate].mean()) if (q <= rate).any() else 0.0 for rate in STATED]
+def listed(posterior: np.ndarray, right: np.ndarray) -> tuple[list[float], list[float]]:
+    """Of the list at each stated rate: share that is right, share of all wrong labels in it.
+
+    Both are 0 where none is listed.
+    """
+    lists = [q_values(posterior) <= rate for rate in STATED]
+    false = [float(right[those].mean()) if those.any() else 0.0 for those in lists]
+    return false, [float(those[~right].sum() / max((~right).sum(), 1)) for those in lists]
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
@@ -252,13 +257,13 @@ def main() -> None:
     excess = {name: {} for name in chosen}  # method -> run -> a value an epoch
     rates = {name: {} for name in chosen}
     weights = {name: {} for name in chosen}
-    listed = {name: {} for name in chosen}
+    lists = {name: {} for name in chosen}
     seconds = dict.fromkeys(chosen, 0.0)
     truth = {}
     warnings.simplefilter("ignore", ConvergenceWarning)  # a degenerate fit is scored as it is
     for run, epochs, right in recorded(args.folder):
         truth[run] = float(1 - right.mean())
-        for scores in chain(*(each.values() for each in (excess, rates, weights, listed))):
+        for scores in chain(*(each.values() for each in (excess, rates, weights, lists))):
             scores[run] = []
         methods = {
             name: method() if name in BEYOND_S else method for name, method in chosen.items()
@@ -272,7 +277,7 @@ def main() -> None:
                 excess[name][run].append(brier(fit.posterior, right) - best)
                 rates[name][run].append(None if fit.noise_rate is None else float(fit.noise_rate))
                 weights[name][run].append(float(fit.posterior.mean()))
-                listed[name][run].append(listed_falsely(fit.posterior, right))
+                lists[name][run].append(listed(fit.posterior, right))
     if not truth:
         parser.error(f"no *.npz in {args.folder}")
 
@@ -297,16 +302,16 @@ def main() -> None:
         print(markdown(["method", *clean], rows))
 
     wrong = [run for run, rate in truth.items() if rate > 0]
-    print(
-        "\nRight labels among those listed as wrong, at a stated rate of "
-        f"{' / '.join(map(str, STATED))}: mean over the epochs, worst\n"
-    )
-    rows = []
-    for name, runs in listed.items():
-        shares = {run: np.array(runs[run]) for run in wrong}
-        cells = [f"{slashed(shares[run].mean(0))}, {slashed(shares[run].max(0))}" for run in wrong]
-        rows.append([name, *cells])
-    print(markdown(["method", *wrong], rows))
+    stated = " / ".join(map(str, STATED))
+    false, found = [], []
+    for name, runs in lists.items():
+        shares = [np.array(runs[run]) for run in wrong]  # (epochs, 2, stated)
+        false.append([name, *(f"{slashed(x.mean(0)[0])}, {slashed(x.max(0)[0])}" for x in shares)])
+        found.append([name, *(slashed(x.mean(0)[1]) for x in shares)])
+    print(f"\nRight labels in lists of wrong ones, stated {stated}: mean over the epochs, worst\n")
+    print(markdown(["method", *wrong], false))
+    print("\nWrong labels that are in these lists, of all wrong labels: mean over the epochs\n")
+    print(markdown(["method", *wrong], found))
 
     if args.rates:
         for run, rate in truth.items():
