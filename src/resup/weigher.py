@@ -40,13 +40,13 @@ class SampleWeigher(nn.Module):
     mixture : estimator, default=DecoyMixture()
         `DecoyMixture`, `BetaMixture` or any object with `fit` and `predict_proba`, such as
         ``sklearn.mixture.GaussianMixture(2)``: see :class:`resup.posterior.AnyMixture`. Cloned and
-        fitted for each network. For a `DecoyMixture` the step gathers decoys and how
-        often the surest predictions contradict their labels. Wrong labels are no fewer once they
-        are memorised, so rates are remembered: of the rate seen, what two epochs in a row have
-        shown, or the decoys accounted for where that was more; of the rate found, what three
-        fits in a row have found, up to twice the rate seen, is the least of the next fit. The
-        weights in training are held to one half as long as fewer fits have found that most labels
-        are wrong, since networks that know little yet must not choose what to learn from.
+        fitted for each network. For a `DecoyMixture` the step gathers decoys and how often the
+        surest predictions contradict their labels. Wrong labels are no fewer once they are
+        memorised, so two noise rates are remembered. The one seen: the highest that two epochs in a
+        row have shown, or that the decoys account for where this is more. The one found: the
+        highest of three fits in a row; the next fit finds no less, up to twice the one seen.
+        The weights in training are held to one half as long as fewer fits have found that most
+        labels are wrong, since networks that know little yet must not choose what to learn from.
         All odds are shifted alike. While a network finds that most labels are wrong, its weights
         are scaled so that the labels of each class weigh the same on average
         (:class:`resup.balance.ClassBalance`); a CUDA graph has to be captured anew when a `refit`
