@@ -266,13 +266,16 @@ def values(draw):
 
 
 @settings(max_examples=250)
-@given(values(), values(), rates, rates)
-def test_whatever_comes_the_fit_is_usable(samples, decoys, hits, seen):
-    (s, w), (d, decoy_w) = samples, decoys
+@given(values(), values(), rates, rates, rates)
+def test_whatever_comes_the_fit_is_usable(samples, decoys, hits, seen, least):
+    (s, sample_weight), (d, decoy_weight) = samples, decoys
     mixture = DecoyMixture()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        mixture.fit(s, d, hit_rate=hits, seen_rate=seen, sample_weight=w, decoy_weight=decoy_w)
+        mixture.fit(
+            s, d, hit_rate=hits, seen_rate=seen, least_rate=least,
+            sample_weight=sample_weight, decoy_weight=decoy_weight,
+        )  # fmt: skip
         proba, density = mixture.predict_proba(GRID), mixture.score_samples(GRID)
     warned = [issubclass(c.category, ConvergenceWarning) for c in caught]
     assert warned == [True] * (mixture.degenerate_ or not mixture.converged_)
@@ -288,9 +291,11 @@ def test_whatever_comes_the_fit_is_usable(samples, decoys, hits, seen):
     assert ((proba >= 0) & (proba <= 1)).all()
     np.testing.assert_allclose(proba.sum(1), 1, rtol=1e-12)
     assert (np.diff(proba[:, -1]) >= 0).all()
-    if len(np.unique(s if w is None else s[w > 0])) < 2:
+    if len(np.unique(s if sample_weight is None else s[sample_weight > 0])) < 2:
         assert mixture.degenerate_
         assert (proba[:, -1] == 1).all()
+    elif (proba[:, -1] < 1).any():
+        assert mixture.noise_rate_ >= least
 
 
 @pytest.mark.parametrize("s", [[0.3], [0.3] * 50, [0.0] * 50, [1.0] * 5000])
