@@ -152,8 +152,8 @@ def added_parts(
 
     def bookkeeping() -> None:
         """Sums over the epoch, as in `train_epoch`, and on the CPU the look at the loss."""
-        for value in values.values():
-            0 + value * len(targets)
+        summed = torch.stack([*values.values()]) * len(targets)
+        summed + summed
         bad = torch.where(values["loss"].isfinite(), torch.inf, 1.0)
         torch.minimum(bad, bad)
         if device.type == "cpu":

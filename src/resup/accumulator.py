@@ -21,6 +21,12 @@ def device_bin_index(log_s: Tensor, log_1ms: Tensor) -> Tensor:
     return torch.where(upper, N_BINS - 1 - lower_bin, lower_bin).long().clamp(0, N_BINS - 1)
 
 
+def binned(log_s: Tensor, log_1ms: Tensor) -> tuple[Tensor, Tensor]:
+    """Bin of each similarity, and its weight there: 1, or 0 where a logarithm is NaN; float64."""
+    known = ~(log_s.isnan() | log_1ms.isnan())
+    return device_bin_index(log_s, log_1ms), known.double()
+
+
 class HistogramAccumulator(nn.Module):
     """Fills similarity histograms on the device, without making the host wait.
 
@@ -76,9 +82,12 @@ class HistogramAccumulator(nn.Module):
                 f"got {tuple(log_s.shape)} and {tuple(log_1ms.shape)}"
             )
         log_s, log_1ms = log_s.expand(groups, -1), log_1ms.expand(groups, -1)
-        index = device_bin_index(log_s, log_1ms)
-        ones = (~(log_s.isnan() | log_1ms.isnan())).to(self.counts.dtype)
-        self.counts.scatter_add_(1, index, ones if weights is None else ones * weights)
+        index, ones = binned(log_s, log_1ms)
+        self.add(index, ones if weights is None else ones * weights)
+
+    def add(self, index: Tensor, weights: Tensor) -> None:
+        """Add similarities by their bins and weights there, (groups, N), as `binned` gives them."""
+        self.counts.scatter_add_(1, index, weights)
 
     def reset(self) -> None:
         """Forget all samples."""
@@ -145,7 +154,7 @@ class DecoyAccumulator(nn.Module):
             Given labels.
         """
         decoys = self.next_labels(targets, logits.shape[2])
-        self.add(logits, targets, *log_signal(self.signal, logits, decoys))
+        self.add(logits, targets, *binned(*log_signal(self.signal, logits, decoys)))
 
     def next_labels(self, targets: Tensor, n_classes: int) -> Tensor:
         """Labels of the next decoys, (N,); the call counts."""
@@ -154,9 +163,9 @@ class DecoyAccumulator(nn.Module):
         return decoys
 
     @torch.no_grad()
-    def add(self, logits: Tensor, targets: Tensor, log_s: Tensor, log_1ms: Tensor) -> None:
-        """Add a batch whose decoys have these signals, (groups, N)."""
-        self.histograms.update(log_s, log_1ms)
+    def add(self, logits: Tensor, targets: Tensor, index: Tensor, weights: Tensor) -> None:
+        """Add a batch whose decoys have these bins and weights, (groups, N)."""
+        self.histograms.add(index, weights)
         groups, n, c = logits.shape
         if self.contradictions.shape[1] != c:
             self.contradictions = self._no_contradictions(c)

@@ -38,7 +38,8 @@ class _Progress:
 
     steps: int = 0
     samples: int = 0
-    sums: dict[str, Tensor] = field(default_factory=dict)
+    sums: dict[tuple[str, ...], Tensor] = field(default_factory=dict)
+    """By the names of what a step gives, its values summed over the samples."""
     randomness: dict[str, Any] | None = None
     """Random states at the start of the epoch."""
 
@@ -320,8 +321,8 @@ class CoTrainer:
                     self.optimizer_step()
                 done.steps = step
                 done.samples += len(targets)
-                for key, value in values.items():
-                    done.sums[key] = done.sums.get(key, 0) + value * len(targets)
+                names, summed = tuple(values), torch.stack([*values.values()]) * len(targets)
+                done.sums[names] = done.sums[names] + summed if names in done.sums else summed
                 bad = torch.where(values["loss"].isfinite(), torch.inf, float(step))
                 first_bad = torch.minimum(first_bad, bad)
                 if self.device.type == "cpu":  # elsewhere a look would make the host wait
@@ -339,7 +340,11 @@ class CoTrainer:
         if self.scheduler_interval == "epoch":
             self._step_schedulers()
         self._refit(loader)
-        means = global_means(done.sums, done.samples)
+        sums: dict[str, Tensor] = {}
+        for names, totals in done.sums.items():
+            for name, total in zip(names, totals, strict=True):
+                sums[name] = sums[name] + total if name in sums else total
+        means = global_means(sums, done.samples)
         self._done = _Progress()
         rates = dict(zip(("noise_rate_a", "noise_rate_b"), self.weigher.noise_rates_, strict=False))
         return {**means, **rates, "lr": lr}

@@ -11,7 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
 from ._base import SimilarityMixture
-from .accumulator import DecoyAccumulator, HistogramAccumulator
+from .accumulator import DecoyAccumulator, HistogramAccumulator, binned
 from .balance import ClassBalance
 from .decoy import DecoyMixture, contradiction_rate, held_to_rate
 from .distributed import add_up
@@ -163,13 +163,15 @@ class SampleWeigher(nn.Module):
         """
         if self.decoys is None or not record:
             log_s, log_1ms = log_signal(self.signal, logits, targets)
-        else:
+            if record:
+                self.seen.update(log_s, log_1ms)
+        else:  # the samples and their decoys at once
             labels = torch.stack([targets, self.decoys.next_labels(targets, logits.shape[-1])])
             both = log_signal(self.signal, logits, labels)
-            (log_s, decoy_log_s), (log_1ms, decoy_log_1ms) = both
-            self.decoys.add(logits, targets, decoy_log_s, decoy_log_1ms)
-        if record:
-            self.seen.update(log_s, log_1ms)
+            (index, decoy_index), (known, decoy_known) = binned(*both)
+            self.seen.add(index, known)
+            self.decoys.add(logits, targets, decoy_index, decoy_known)
+            log_s, log_1ms = both[0][0], both[1][0]
         weights: Tensor = self.weight(log_s, log_1ms).nan_to_num(1.0)
         if self.balanced:
             weights = self.balance(weights, targets, logits.shape[-1])
