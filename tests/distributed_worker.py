@@ -132,7 +132,7 @@ def recipe(rank, world, path):
 
 
 def lose(how):
-    timeout = timedelta(seconds=20) if how == "hangs" else None
+    timeout = timedelta(seconds=40) if how == "hangs" else None
     dist.init_process_group("gloo", timeout=timeout)
     train(dist.get_rank(), dist.get_world_size(), [Lost(how)])
 
