@@ -189,7 +189,7 @@ def test_bad_similarities(s, message):
         DecoyMixture().fit(s, [0.2, 0.7])
 
 
-@pytest.mark.parametrize("name", ["hit_rate", "seen_rate"])
+@pytest.mark.parametrize("name", ["hit_rate", "seen_rate", "least_rate", "least_probability"])
 @pytest.mark.parametrize("rate", [-0.1, 1.1, np.nan, np.inf])
 def test_bad_rates(name, rate):
     with pytest.raises(ValueError, match=rf"{name} must lie in \[0, 1\], got {rate}"):
@@ -266,14 +266,14 @@ def values(draw):
 
 
 @settings(max_examples=250)
-@given(values(), values(), rates, rates, rates)
-def test_whatever_comes_the_fit_is_usable(samples, decoys, hits, seen, least):
+@given(values(), values(), rates, rates, rates, rates)
+def test_whatever_comes_the_fit_is_usable(samples, decoys, hits, seen, least, trust):
     (s, sample_weight), (d, decoy_weight) = samples, decoys
     mixture = DecoyMixture()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         mixture.fit(
-            s, d, hit_rate=hits, seen_rate=seen, least_rate=least,
+            s, d, hit_rate=hits, seen_rate=seen, least_rate=least, least_probability=trust,
             sample_weight=sample_weight, decoy_weight=decoy_weight,
         )  # fmt: skip
         proba, density = mixture.predict_proba(GRID), mixture.score_samples(GRID)
@@ -296,6 +296,8 @@ def test_whatever_comes_the_fit_is_usable(samples, decoys, hits, seen, least):
         assert (proba[:, -1] == 1).all()
     elif (proba[:, -1] < 1).any():
         assert mixture.noise_rate_ >= least
+    if least <= 1e-9:
+        assert (proba[:, -1] >= trust - 1e-6).all()
 
 
 @pytest.mark.parametrize("s", [[0.3], [0.3] * 50, [0.0] * 50, [1.0] * 5000])
@@ -588,3 +590,14 @@ def test_hit_rate_at_its_ends(rng):
     cycle = np.roll(np.eye(3), 1, axis=1)  # each class is taken for the next one
     assert hit_rate(cycle, transition(cycle, 0.0)) == pytest.approx(0)
     assert hit_rate(cycle, transition(cycle.T, 0.0)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("least", [0.2, 0.999])
+def test_no_label_is_less_likely_right_than_is_said(rng, least):
+    s = np.r_[rng.beta(1, 6, 200), rng.beta(6, 1, 800)]
+    decoys = rng.beta(1, 6, 1000)
+    free = DecoyMixture().fit(s, decoys).predict_proba(s)[:, -1]
+    mixture = DecoyMixture().fit(s, decoys, least_probability=least)
+    proba = mixture.predict_proba(s)[:, -1]
+    np.testing.assert_allclose(proba, np.maximum(free, least), rtol=1e-9)
+    assert mixture.noise_rate_ == pytest.approx(1 - proba.mean(), abs=1e-6)

@@ -19,7 +19,7 @@ from resup import (
     cosine_label_similarity,
 )
 from resup.accumulator import CONFIDENCE_BINS, DecoyAccumulator
-from resup.weigher import FIRST_SURPLUS
+from resup.weigher import FIRST_DOUBT, FIRST_SURPLUS
 
 # ---------------------------------------------------------------------------- gathered in the step
 
@@ -122,8 +122,12 @@ def test_weights_are_those_of_a_fit_to_all_decoys():
     others = torch.cat([(targets + k) % 10 for k in range(1, 10)])
     decoys = cosine_label_similarity(logits[0].repeat(9, 1), others)
     seen = weigher.rates[0, 1].item() - FIRST_SURPLUS
-    mixture = DecoyMixture().fit(s, decoys, hit_rate=1 / 9, seen_rate=seen)
+    errors = ((logits[0].argmax(1) != targets).double().mean().item() - seen) / (1 - seen)
+    mixture = DecoyMixture().fit(
+        s, decoys, hit_rate=1 / 9, seen_rate=seen, least_probability=FIRST_DOUBT * errors
+    )
     weights = weigher(logits, targets)[0]
+    assert weights.min() == pytest.approx(FIRST_DOUBT * errors, rel=1e-5)
     np.testing.assert_allclose(weights, mixture.predict_proba(s[:1800])[:, -1], atol=1e-3)
     assert weights[right].mean() > weights[~right].mean() + 0.5
     assert weigher.noise_rates_ == pytest.approx([0.4], abs=0.05)
@@ -164,7 +168,7 @@ def test_the_rate_that_two_epochs_showed_is_remembered():
     for labels in (truth, targets, targets, truth, truth):
         shown(weigher, logits, labels)
         history.append(weigher.rates[0].tolist())
-    hits, seen, held, of_decoys = np.transpose(history)
+    hits, seen, held, of_decoys, _ = np.transpose(history)
     assert (hits == 1 / 9).all()
     np.testing.assert_allclose(seen, [0, seen[1], seen[1], 0, 0])
     assert 0.3 < seen[1] < 0.5

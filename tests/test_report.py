@@ -32,27 +32,26 @@ def test_q_values_are_running_means_of_the_sorted_probabilities():
     p = np.random.default_rng(0).random(50)
     order = np.argsort(p)
     expected = [p[order[: k + 1]].mean() for k in range(50)]
-    np.testing.assert_allclose(q_values(p, hidden=0, doubt=0)[order], expected)
+    np.testing.assert_allclose(q_values(p, caution=1, hidden=0)[order], expected)
     np.testing.assert_allclose(q_values(torch.tensor(p)), q_values(p))
 
 
 def test_ties_share_a_q_value_and_order_does_not_matter():
-    q = q_values([0.4, 0.0, 0.4, 1.0], hidden=0, doubt=0)
+    q = q_values([0.4, 0.0, 0.4, 1.0], caution=1, hidden=0)
     np.testing.assert_allclose(q, [0.8 / 3, 0, 0.8 / 3, 1.8 / 4])
     assert q_values([]).shape == (0,)
 
 
-def test_lists_are_shorter_the_more_right_and_wrong_overlap():
-    # wrong: one label of probability 0 and half a label of probability 1/2, 1/6 on average
-    q = q_values([0.0, 0.5, 1.0], hidden=0, doubt=3.6)
-    np.testing.assert_allclose(q, [0.1, (0.1 + 0.55) / 2, 1.65 / 3])
+def test_caution_multiplies_the_odds_that_a_label_is_right():
+    q = q_values([1 / 3, 1.0, 0.0], caution=2, hidden=0)
+    np.testing.assert_allclose(q, [1 / 4, 1 / 2, 0])
 
 
 @pytest.mark.parametrize("noise", [0.05, 0.2, 0.5])
 def test_right_labels_that_look_wrong_are_counted(noise):
     wrong, hidden = noise * 1000, 0.04 * (1 - noise) * 1000
     seen = np.r_[np.zeros(round(wrong + hidden)), np.ones(1000 - round(wrong + hidden))]
-    q = q_values(seen, hidden=0.04, doubt=0)
+    q = q_values(seen, caution=1, hidden=0.04)
     assert q[0] == pytest.approx(hidden / (wrong + hidden), rel=1e-2)
     assert (q_values(np.ones(5)) == 1).all()  # nothing is suspect
 
@@ -60,7 +59,7 @@ def test_right_labels_that_look_wrong_are_counted(noise):
 def test_calibrated_probabilities_keep_the_stated_rate(rng):
     p = rng.beta(0.5, 0.5, 100_000)
     right = rng.random(100_000) < p
-    plain, cautious = q_values(p, hidden=0, doubt=0), q_values(p)
+    plain, cautious = q_values(p, caution=1, hidden=0), q_values(p)
     for stated in (0.01, 0.05, 0.2, 0.4):
         assert right[plain <= stated].mean() == pytest.approx(stated, abs=0.01)
         listed = right[cautious <= stated]
@@ -79,7 +78,7 @@ def test_bad_probabilities(values, message):
         q_values(values)
 
 
-@pytest.mark.parametrize("name", ["doubt", "hidden"])
+@pytest.mark.parametrize("name", ["caution", "hidden"])
 @pytest.mark.parametrize("value", [-1, np.nan, np.inf])
 def test_bad_parameters_of_q_values_are_named(name, value):
     with pytest.raises(ValueError, match=f"{name} must"):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit
+from scipy.optimize import brentq
+from scipy.special import expit, logit
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array, check_random_state
@@ -55,6 +56,16 @@ class LogOdds:
         elif self.b > 0:
             high = float(np.clip(self.a / (self.a + self.b), low, high))
         return LogOdds(self.a, self.b, self.c, low, high)
+
+    def not_below(self, probability: float) -> LogOdds:
+        """Cut to the range where it does not say less than this; made for odds that rise."""
+        least = float(logit(min(probability, 1 - 1e-12)))
+        if self(self.low) >= least:
+            return self
+        if self(self.high) <= least:
+            return LogOdds(0.0, 0.0, least, self.low, self.high)
+        ends = logit([self.low, self.high])
+        return replace(self, low=float(expit(brentq(lambda t: self(expit(t)) - least, *ends))))
 
     def log_bounds(self) -> tuple[float, float, float, float]:
         """Bounds of log S, then of log(1 - S)."""

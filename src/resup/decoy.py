@@ -125,6 +125,7 @@ class DecoyMixture(SimilarityMixture):
         hit_rate: float = 0.0,
         seen_rate: float | None = None,
         least_rate: float = 0.0,
+        least_probability: float = 0.0,
         sample_weight: Any = None,
         decoy_weight: Any = None,
     ) -> Self:
@@ -146,6 +147,9 @@ class DecoyMixture(SimilarityMixture):
         least_rate : float, default=0.0
             Noise rate known from before. Where the fit finds less, as it does once wrong labels
             are learnt by heart, all odds are shifted alike until `noise_rate_` is this.
+        least_probability : float, default=0.0
+            No label is less likely right than this, before odds are shifted: for the first epoch
+            of a network, which is sure of much that is wrong.
         sample_weight, decoy_weight : array-like of shape (N,) and (M,), optional
             Not negative.
 
@@ -165,7 +169,12 @@ class DecoyMixture(SimilarityMixture):
             If the fit is degenerate, or EM did not converge in `max_iter` iterations.
         """
         self._check_numbers(("max_iter", Integral, 1), ("tol", Real, 0))
-        rates = {"hit_rate": hit_rate, "seen_rate": seen_rate or 0.0, "least_rate": least_rate}
+        rates = {
+            "hit_rate": hit_rate,
+            "seen_rate": seen_rate or 0.0,
+            "least_rate": least_rate,
+            "least_probability": least_probability,
+        }
         for name, rate in rates.items():
             if not 0 <= rate <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {rate!r}")
@@ -194,6 +203,7 @@ class DecoyMixture(SimilarityMixture):
             mean = agreement * ratio + (1 - agreement) * np.array([a, b, c])
             a, b, c = mean.tolist()
             odds = LogOdds(a, b, c, self.clip, 1 - self.clip).rising()
+            odds = odds.not_below(least_probability)
         found = 0.0 if unsupported else float(samples.w @ expit(-odds(samples.x)))
         if found < least_rate and not unsupported:
             found, odds = least_rate, held_to_rate(odds, samples.x, samples.w, least_rate)

@@ -25,6 +25,7 @@ __all__ = ["SampleWeigher"]
 MAJORITY = 0.5
 BELIEVED = 2  # times the noise rate seen: as much of a rate found before is held
 FIRST_SURPLUS = 0.05  # of the rate seen after the first epoch, when a network still errs most
+FIRST_DOUBT = 0.4  # of its share of errors then: no label is less likely right
 
 
 class SampleWeigher(nn.Module):
@@ -130,8 +131,9 @@ class SampleWeigher(nn.Module):
         self.decoys = DecoyAccumulator(networks, signal) if takes_decoys else None
         if self.decoys is not None:
             self.register_buffer("fitted_decoys", torch.zeros_like(self.fitted_counts))
-            # of each network: hit rate, rate seen last, rate remembered, rate of the decoys
-            self.register_buffer("rates", torch.full((networks, 4), torch.nan, dtype=torch.float64))
+            # of each network: hit rate, rate seen last, rate remembered, rate of the decoys, share
+            # of labels contradicted
+            self.register_buffer("rates", torch.full((networks, 5), torch.nan, dtype=torch.float64))
             # noise rates of each network: the last two found, the highest found three times
             self.register_buffer("found", torch.zeros(networks, 3, dtype=torch.float64))
             self.balance = ClassBalance(networks)
@@ -206,13 +208,15 @@ class SampleWeigher(nn.Module):
         for network, counts in enumerate(contradictions.cpu().numpy()):
             if not counts.any():  # an epoch that showed nothing says nothing
                 continue
-            _, last, held, of_decoys = self.rates[network].tolist()
+            _, last, held, of_decoys, _ = self.rates[network].tolist()
             rate = contradiction_rate(counts)
             if last == last:
                 held = max(min(rate, last), held if held == held else 0.0)
                 if of_decoys >= last:
                     held = max(held, of_decoys)
-            self.rates[network, :3] = self.rates.new_tensor([1 / (len(counts) - 1), rate, held])
+            contradicted = counts[..., 1].sum() / counts.sum()
+            now = [1 / (len(counts) - 1), rate, held, of_decoys, contradicted]
+            self.rates[network] = self.rates.new_tensor(now)
 
     def _fit(self, again: bool = False) -> None:
         self.mixtures_, self.noise_rates_, self.balanced = [], [], False
@@ -269,10 +273,18 @@ class SampleWeigher(nn.Module):
         mixture = clone(self.mixture)
         if self.decoys is None:
             return mixture.fit(histogram)
-        hits, last, held, _ = self.rates[network].tolist()
-        seen = held if held == held else max(last - FIRST_SURPLUS, 0.0)
-        least = min(self.found[network, 2].item(), BELIEVED * seen)
+        hits, last, held, _, contradicted = self.rates[network].tolist()
+        first = held != held
+        seen = max(last - FIRST_SURPLUS, 0.0) if first else held
+        errors = max(contradicted - seen, 0.0) / (1 - seen) if first else 0.0
         decoys = SimilarityHistogram(self.fitted_decoys[network].cpu().numpy())
-        mixture.fit(histogram, decoys, hit_rate=hits, seen_rate=seen, least_rate=least)
+        mixture.fit(
+            histogram,
+            decoys,
+            hit_rate=hits,
+            seen_rate=seen,
+            least_rate=min(self.found[network, 2].item(), BELIEVED * seen),
+            least_probability=FIRST_DOUBT * errors,
+        )
         self.rates[network, 3] = mixture.decoy_rate_
         return mixture
