@@ -7,7 +7,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from .callbacks import Callback
 from .checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
 from .distributed import everyones, explain_loss, global_means, is_distributed, rank, unwrap
 from .losses import ConsistencyLoss, CrossWeightedLoss
+from .progress import EpochProgress
 from .report import LabelReport
 from .similarity import Signal
 from .weigher import SampleWeigher
@@ -30,18 +30,6 @@ from .weigher import SampleWeigher
 __all__ = ["CoTrainer"]
 
 FORMAT_VERSION = 1
-
-
-@dataclass
-class _Progress:
-    """How far the current epoch is."""
-
-    steps: int = 0
-    samples: int = 0
-    sums: dict[tuple[str, ...], Tensor] = field(default_factory=dict)
-    """By the names of what a step gives, its values summed over the samples."""
-    randomness: dict[str, Any] | None = None
-    """Random states at the start of the epoch."""
 
 
 class CoTrainer:
@@ -207,7 +195,7 @@ class CoTrainer:
         self.cross_weighted = CrossWeightedLoss()
         self.epoch = 0
         self.history: list[dict[str, Any]] = []
-        self._done = _Progress()
+        self._done = EpochProgress()
         self._stop = False
 
     # ------------------------------------------------------------------ training
@@ -319,10 +307,7 @@ class CoTrainer:
                 pending = step % self.accumulate != 0
                 if not pending:
                     self.optimizer_step()
-                done.steps = step
-                done.samples += len(targets)
-                names, summed = tuple(values), torch.stack([*values.values()]) * len(targets)
-                done.sums[names] = done.sums[names] + summed if names in done.sums else summed
+                done.add(values, len(targets))
                 bad = torch.where(values["loss"].isfinite(), torch.inf, float(step))
                 first_bad = torch.minimum(first_bad, bad)
                 if self.device.type == "cpu":  # elsewhere a look would make the host wait
@@ -340,12 +325,8 @@ class CoTrainer:
         if self.scheduler_interval == "epoch":
             self._step_schedulers()
         self._refit(loader)
-        sums: dict[str, Tensor] = {}
-        for names, totals in done.sums.items():
-            for name, total in zip(names, totals, strict=True):
-                sums[name] = sums[name] + total if name in sums else total
-        means = global_means(sums, done.samples)
-        self._done = _Progress()
+        means = done.means()
+        self._done = EpochProgress()
         rates = dict(zip(("noise_rate_a", "noise_rate_b"), self.weigher.noise_rates_, strict=False))
         return {**means, **rates, "lr": lr}
 
@@ -569,7 +550,7 @@ class CoTrainer:
         self.weigher.load_state_dict(state["weigher"])
         self.epoch = state["epoch"]
         self.history = [dict(record) for record in state["history"]]
-        self._done = _Progress(**(state["epoch_so_far"] or {}))
+        self._done = EpochProgress(**(state["epoch_so_far"] or {}))
         self._done.sums = {key: value.to(self.device) for key, value in self._done.sums.items()}
 
     def _save(self, path: str | os.PathLike[str] | None, generator: torch.Generator | None) -> None:

@@ -1,0 +1,39 @@
+"""How far an epoch is, and what its steps have given so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .distributed import global_means
+
+
+@dataclass
+class EpochProgress:
+    """Kept on the device until the end of the epoch; its fields are in the trainer's state."""
+
+    steps: int = 0
+    samples: int = 0
+    sums: dict[tuple[str, ...], Tensor] = field(default_factory=dict)
+    """By the names of what a step gives, its values summed over the samples: one sum a step."""
+    randomness: dict[str, Any] | None = None
+    """Random states at the start of the epoch."""
+
+    def add(self, values: Mapping[str, Tensor], samples: int) -> None:
+        """Count one step and the scalars that it gave."""
+        self.steps += 1
+        self.samples += samples
+        names, summed = tuple(values), torch.stack([*values.values()]) * samples
+        self.sums[names] = self.sums[names] + summed if names in self.sums else summed
+
+    def means(self) -> dict[str, float]:
+        """Means over all samples of all processes."""
+        sums: dict[str, Tensor] = {}
+        for names, totals in self.sums.items():
+            for name, total in zip(names, totals, strict=True):
+                sums[name] = sums[name] + total if name in sums else total
+        return global_means(sums, self.samples)
