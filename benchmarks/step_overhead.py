@@ -4,11 +4,13 @@
 
 Both train equal networks on the same batches, held in memory, with one Adam for both networks. They
 take turns, each turn gives one ratio, and the median of the ratios counts, so that a busy machine
-slows both alike. Beside it stand the ratio of the fastest epoch of each, which other programs have
-disturbed least, and on the CPU the median ratio of processor times. `CoTrainer` is past its
-warm-up, so its epoch holds everything: similarities, histograms, weights, both losses, and the fit
-of two mixtures at its end. With ``--compile`` the weigher is compiled, which makes a few kernels of
-its many small operations; the compilation is not timed.
+slows both alike: on a GPU, which must not be waited for in between, a turn is an epoch of STEPS, on
+the CPU a step, and to its ratio comes what the fit of two mixtures at the end of an epoch takes of
+each of 390 steps. `CoTrainer` is past its warm-up, so a turn holds everything else: similarities,
+histograms, weights, both losses. Beside it stand the ratio of the fastest turn of each, which
+other programs have disturbed least, and on the CPU the median ratio of processor times. With
+``--compile`` the weigher is compiled, which makes a few kernels of its many small operations; the
+compilation is not timed.
 
 As the networks take nearly all of the time, a noisy machine hides what is added. So the parts that
 `CoTrainer` adds are timed alone too, and their sum is set beside a step of the plain loop: the
@@ -21,7 +23,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -44,6 +46,7 @@ EPOCH_STEPS = 390  # of CIFAR-10 with a batch of 128
 
 NETWORKS = ["cnn7", "resnet18-cifar"]
 Batches = list[tuple[Tensor, Tensor]]
+Seconds = tuple[float, float]  # wall, processor
 
 
 # ---------------------------------------------------------------------------- an epoch
@@ -65,7 +68,36 @@ def plain_epoch(
     return total.item() / len(batches)
 
 
-def clock(run: Callable[[], object], device: torch.device) -> tuple[float, float]:
+def by_epoch(
+    plain: Callable[[Batches], object], trainer: CoTrainer, batches: Batches, turns: int
+) -> list[tuple[Seconds, Seconds]]:
+    """Seconds of an epoch of each, turn by turn; they take turns in going first too."""
+    taken = []
+    for turn in range(turns):
+        runs = [partial(plain, batches), partial(trainer.fit, batches, trainer.epoch + 1)]
+        order = 1 if turn % 2 == 0 else -1
+        taken.append(tuple([clock(run, trainer.device) for run in runs[::order]][::order]))
+    return taken
+
+
+def by_step(
+    plain: Callable[[Batches], object], trainer: CoTrainer, batches: Batches, turns: int
+) -> list[tuple[Seconds, Seconds]]:
+    """Seconds of a step of each, turn by turn: the loader of `trainer` takes the plain steps."""
+    taken = []
+
+    def loader() -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in batches * turns:
+            first = clock(lambda batch=batch: plain([batch]), trainer.device)
+            wall, cpu = time.perf_counter(), time.process_time()
+            yield batch
+            taken.append((first, (time.perf_counter() - wall, time.process_time() - cpu)))
+
+    trainer.fit(loader(), trainer.epoch + 1)
+    return taken
+
+
+def clock(run: Callable[[], object], device: torch.device) -> Seconds:
     """Wall and processor seconds of one run."""
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -93,7 +125,7 @@ def compare_epochs(network: str, args: argparse.Namespace) -> dict[str, object]:
         return torch.optim.Adam(parameters, lr=1e-3)
 
     # Where the parameters lie in memory is worth a per cent: the contenders change places.
-    seconds: dict[str, list[tuple[float, float]]] = {"plain": [], "CoTrainer": []}
+    turns: list[tuple[Seconds, Seconds]] = []
     for swapped in (False, True):
         nets = tuple(build(network, classes=10).to(device) for _ in "ab")
         plain_nets = deepcopy(nets)
@@ -102,31 +134,32 @@ def compare_epochs(network: str, args: argparse.Namespace) -> dict[str, object]:
         trainer = CoTrainer(nets, adam(nets), progress=False)
         if args.compile:
             trainer.weigher.compile()
-        plain = partial(plain_epoch, plain_nets, adam(plain_nets), batches)
+        plain = partial(plain_epoch, plain_nets, adam(plain_nets))
         trainer.fit(batches, 2)  # the warm-up epoch, and one of each that is not timed
-        plain()
-        for turn in range(args.turns):
-            for name in ("plain", "CoTrainer") if turn % 2 == 0 else ("CoTrainer", "plain"):
-                run = plain if name == "plain" else partial(trainer.fit, batches, trainer.epoch + 1)
-                seconds[name].append(clock(run, device))
-    taken = {name: np.array(pairs) for name, pairs in seconds.items()}
-    ratios = taken["CoTrainer"] / taken["plain"]
-    plain_step = float(np.median(taken["plain"][:, 0])) / args.steps
+        plain(batches)
+        by = by_step if device.type == "cpu" else by_epoch
+        turns += by(plain, trainer, batches, args.turns)
+    taken = np.array(turns)  # (turn, contender, clock)
+    plain_step = float(np.median(taken[:, 0, 0])) / (1 if device.type == "cpu" else args.steps)
     parts = added_parts(trainer, plain_nets, batches[0], device, args.compile)
-    added = sum(parts["a step"].values()) + sum(parts["an epoch"].values()) / EPOCH_STEPS
+    at_the_end = sum(parts["an epoch"].values()) / EPOCH_STEPS / plain_step
+    ratios = taken[:, 1] / taken[:, 0] + (at_the_end if device.type == "cpu" else 0.0)
+    fastest = taken[:, :, 0].min(0)
     return {
         "network": network,
         "device": args.device,
         "steps": args.steps,
         "turns": args.turns,
         "compiled": args.compile,
-        "epoch_seconds": {name: np.round(pairs, 3).tolist() for name, pairs in taken.items()},
+        "seconds": {
+            name: np.round(taken[:, i], 4).tolist() for i, name in enumerate(("plain", "CoTrainer"))
+        },
         "plain_step_seconds": plain_step,
         "ratio_wall": float(np.median(ratios[:, 0])),
         "ratio_wall_quartiles": np.quantile(ratios[:, 0], [0.25, 0.75]).tolist(),
         "ratio_cpu": float(np.median(ratios[:, 1])) if device.type == "cpu" else None,
-        "ratio_fastest": float(np.divide(*(taken[n][:, 0].min() for n in ("CoTrainer", "plain")))),
-        "ratio_from_parts": 1 + added / plain_step,
+        "ratio_fastest": float(fastest[1] / fastest[0]),
+        "ratio_from_parts": 1 + sum(parts["a step"].values()) / plain_step + at_the_end,
         "added_seconds": parts,
         "goal": GOALS.get(device.type),
     }
