@@ -124,12 +124,12 @@ def compare_epochs(network: str, args: argparse.Namespace) -> dict[str, object]:
         parameters = [p for model in models for p in model.parameters()]
         return torch.optim.Adam(parameters, lr=1e-3)
 
-    # Where the parameters lie in memory is worth a per cent: the contenders change places.
+    # Where the parameters lie in memory is worth some per cent: the contenders change places.
     turns: list[tuple[Seconds, Seconds]] = []
-    for swapped in (False, True):
+    for pair in range(args.pairs):
         nets = tuple(build(network, classes=10).to(device) for _ in "ab")
         plain_nets = deepcopy(nets)
-        if swapped:
+        if pair % 2:
             nets, plain_nets = plain_nets, nets
         trainer = CoTrainer(nets, adam(nets), progress=False)
         if args.compile:
@@ -150,6 +150,7 @@ def compare_epochs(network: str, args: argparse.Namespace) -> dict[str, object]:
         "device": args.device,
         "steps": args.steps,
         "turns": args.turns,
+        "pairs": args.pairs,
         "compiled": args.compile,
         "seconds": {
             name: np.round(taken[:, i], 4).tolist() for i, name in enumerate(("plain", "CoTrainer"))
@@ -316,7 +317,8 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
     parser.add_argument("--batch", type=int, default=128, help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=4, help="to an epoch (default: %(default)s)")
-    parser.add_argument("--turns", type=int, default=4, help="twice (default: %(default)s)")
+    parser.add_argument("--turns", type=int, default=4, help="of a pair (default: %(default)s)")
+    parser.add_argument("--pairs", type=int, default=2, help="of networks (default: %(default)s)")
     parser.add_argument("--compile", action="store_true", help="compile the weigher")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON")
     args = parser.parse_args()
