@@ -20,6 +20,7 @@ Last, the loss of one batch of 96 faces alone, against the loop over samples of 
 """
 
 import argparse
+import ctypes
 import json
 import sys
 import time
@@ -97,6 +98,19 @@ def by_step(
     return taken
 
 
+def keep_memory() -> None:
+    """Let glibc keep what is freed.
+
+    Else it gives much back to the system after each step, by luck of where things lie, and faulting
+    it in again costs either contender some per cent.
+    """
+    trim_threshold, mmap_max = -1, -4  # of malloc.h
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(trim_threshold, -1)
+        mallopt(mmap_max, 0)
+
+
 def clock(run: Callable[[], object], device: torch.device) -> Seconds:
     """Wall and processor seconds of one run."""
     if device.type == "cuda":
@@ -124,7 +138,7 @@ def compare_epochs(network: str, args: argparse.Namespace) -> dict[str, object]:
         parameters = [p for model in models for p in model.parameters()]
         return torch.optim.Adam(parameters, lr=1e-3)
 
-    # Where the parameters lie in memory is worth some per cent: the contenders change places.
+    # Where the parameters lie in memory may count too: the contenders change places.
     turns: list[tuple[Seconds, Seconds]] = []
     for pair in range(args.pairs):
         nets = tuple(build(network, classes=10).to(device) for _ in "ab")
@@ -322,6 +336,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="compile the weigher")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON")
     args = parser.parse_args()
+    keep_memory()
     origin = provenance()
 
     loss = compare_loss(15, torch.device(args.device))
