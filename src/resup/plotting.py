@@ -59,18 +59,19 @@ def plot_mixture(
         label=["judged wrong", "judged right"],
     )
     ax.set(xlabel="similarity S", ylabel="share of samples", xlim=(0, 1), yscale="log")
-    ax.set_ylim(bottom=0.5 / histogram.total)  # half a sample
+    low, high = 0.5 / histogram.total, ax.get_ylim()[1]  # from half a sample on
+    ax.set_ylim(low, high * (high / low) ** 0.15)  # room for the legend
     twin = ax.twinx()
     grid = np.linspace(0, 1, 401)
     twin.plot(grid, mixture.predict_proba(grid)[:, -1], color=LINE, label="weight")
-    twin.set(ylabel="weight", ylim=(0, 1.05))
+    twin.set(ylabel="weight", ylim=(0, 1.2), yticks=np.linspace(0, 1, 6))
     handles, labels = (
         a + b
         for a, b in zip(
             ax.get_legend_handles_labels(), twin.get_legend_handles_labels(), strict=True
         )
     )
-    ax.legend(handles, labels, loc="center", fontsize=9)
+    ax.legend(handles, labels, loc="upper center", ncols=3, fontsize=8, frameon=False)
     return ax
 
 
