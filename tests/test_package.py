@@ -24,6 +24,7 @@ ORDER = [
     "report",
     "balance",
     "weigher",
+    "progress",
     "callbacks",
     "checkpoint",
     "trainer",
