@@ -16,7 +16,8 @@ A wrong label is the positive class. Precision and recall are those of the set t
 `find_label_issues` names, or of the labels that are more likely wrong than right. The area and the
 average precision of `find_label_issues` count all labels outside of its set as tied. *False at*
 has the share of right labels among those that `resup.q_values` lists at a stated rate, *listed* the
-share of the wrong labels that is among them.
+share of the wrong labels that is among them. With several seeds the table holds means, of the areas
+with their standard deviation.
 
 Each finished training is kept under --runs and not run again; ``--only resup`` or ``--only folds``
 trains one side. When both are there, the numbers are printed, and written to
@@ -29,7 +30,7 @@ import argparse
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -92,13 +93,13 @@ def make_network(protocol: Protocol, data: Split, device: str) -> nn.Module:
     return network.to(device, memory_format=torch.channels_last)
 
 
-def train_resup(args: argparse.Namespace, protocol: Protocol, data: Split) -> Arrays:
+def train_resup(args: argparse.Namespace, protocol: Protocol, data: Split, seed: int) -> Arrays:
     """Train a pair; `data` has the given labels."""
     start = now()
-    torch.manual_seed(args.seed)
+    torch.manual_seed(seed)
     train = DeviceBatches(
         *data, protocol.batch,
-        augment=protocol.augment, shuffle=True, seed=args.seed, device=args.device,
+        augment=protocol.augment, shuffle=True, seed=seed, device=args.device,
     )  # fmt: skip
     mean, std = train.statistics
     ordered = DeviceBatches(*data, 500, device=args.device, mean=mean, std=std)
@@ -169,30 +170,30 @@ def train_fold(
 
 
 def trainings(
-    args: argparse.Namespace, protocol: Protocol, data: Split
+    args: argparse.Namespace, protocol: Protocol, data: Split, seed: int
 ) -> Iterator[tuple[str, Callable[[], Arrays]]]:
     """Names of the trainings and what does them."""
     if args.only != "folds":
-        yield args.method, partial(train_resup, args, protocol, data)
+        yield args.method, partial(train_resup, args, protocol, data, seed)
     if args.only != "resup":
-        folds = StratifiedKFold(FOLDS, shuffle=True, random_state=args.seed)
+        folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
         for i, (kept, held_out) in enumerate(folds.split(data.labels, data.labels)):
-            seed = args.seed + 1000 * (i + 1)
-            yield f"fold{i}", partial(train_fold, args, protocol, data, kept, held_out, seed)
+            own = seed + 1000 * (i + 1)
+            yield f"fold{i}", partial(train_fold, args, protocol, data, kept, held_out, own)
 
 
-def train(args: argparse.Namespace, noise: str, protocol: Protocol, data: Split) -> Path:
+def train(args: argparse.Namespace, noise: str, protocol: Protocol, data: Split, seed: int) -> Path:
     """Do what is not done yet; returns the folder with a file a training."""
-    folder = args.runs / f"{args.size}-{protocol.epochs}-{noise}-{args.seed}"
+    folder = args.runs / f"{args.size}-{protocol.epochs}-{noise}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    for name, training in trainings(args, protocol, data):
+    for name, training in trainings(args, protocol, data, seed):
         path = folder / f"{name}.npz"
         if not path.exists():
             arrays = training()
             unfinished = path.with_suffix(".tmp.npz")
             np.savez_compressed(unfinished, **arrays, provenance=json.dumps(provenance()))
             unfinished.replace(path)
-            print(f"{noise} {name}: {arrays['seconds'][0]:.0f} s", flush=True)
+            print(f"{noise} {name}, seed {seed}: {arrays['seconds'][0]:.0f} s", flush=True)
     return folder
 
 
@@ -250,26 +251,34 @@ def by_rank(issues: NDArray[np.intp], n: int) -> NDArray[np.float64]:
     return suspicion
 
 
-def markdown(results: Iterable[dict[str, Any]]) -> str:
+def markdown(results: Sequence[dict[str, Any]]) -> str:
     lines = [
         "| labels | wrong | method | AUROC | average precision | named | precision | recall "
         f"| false at {' / '.join(map(str, STATED))} | listed | seconds | CPU seconds |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for r in results:
-        named = "– | – | –"
-        if "named" in r:
-            named = f"{r['named']:,} | {r['precision']:.3f} | {r['recall']:.3f}"
-        false, found = (
-            " / ".join(f"{share:.3f}" for share in r.get(key, ())) or "–"
-            for key in ("listed_falsely", "listed")
-        )
-        lines.append(
-            f"| {r['labels']} | {r['noise_rate']:.1%} | {r['method']} | {r['auroc']:.4f} "
-            f"| {r['average_precision']:.4f} | {named} | {false} | {found} "
-            f"| {r['seconds']:,.0f} | {r['cpu_seconds']:,.0f} |"
-        )
+    for labels, method in dict.fromkeys((r["labels"], r["method"]) for r in results):
+        rows = [r for r in results if (r["labels"], r["method"]) == (labels, method)]
+        forms = {
+            "auroc": ".4f", "average_precision": ".4f", "named": ",.0f", "precision": ".3f",
+            "recall": ".3f", "listed_falsely": ".3f", "listed": ".3f", "seconds": ",.0f",
+            "cpu_seconds": ",.0f",
+        }  # fmt: skip
+        cells = [mean(rows, key, form) for key, form in forms.items()]
+        noise = mean(rows, "noise_rate", ".1%")
+        lines.append(f"| {' | '.join([labels, noise, method, *cells])} |")
     return "\n".join(lines)
+
+
+def mean(rows: Sequence[dict[str, Any]], key: str, form: str) -> str:
+    """Mean over the seeds; with their standard deviation where it is one of the areas."""
+    if key not in rows[0]:
+        return "–"
+    values = np.array([row[key] for row in rows])
+    text = " / ".join(format(value, form) for value in np.atleast_1d(values.mean(0)))
+    if key in ("auroc", "average_precision") and len(rows) > 1:
+        text += f" ± {values.std(ddof=1):{form}}"
+    return text
 
 
 def read(path: Path) -> Arrays:
@@ -286,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--method", choices=methods.RESUP, default="resup")
     add("--only", choices=("resup", "folds"), help="train one side only")
     add("--epochs", type=int, help="other than the protocol's")
-    add("--seed", type=int, default=0)
+    add("--seeds", type=int, nargs="+", default=[0])
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--dtype", choices=AUTOCAST, default="bfloat16", help="of the networks' arithmetic")
     add("--runs", type=Path, default=Path("runs/label_errors"), help="finished trainings")
@@ -303,17 +312,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for noise in args.labels:
         given = cifar10.labels(Namespace(noise=noise, data=args.data), data)[: protocol.samples]
         wrong = given != true
-        folder = train(args, noise, protocol, Split(images, given))
-        paths = [
-            folder / f"{name}.npz" for name in (args.method, *map("fold{}".format, range(FOLDS)))
-        ]
-        if missing := [path.name for path in paths if not path.exists()]:
-            print(f"{noise}: no numbers yet, {', '.join(missing)} missing in {folder}")
-            continue
-        clean, *folds = map(read, paths)
-        trained += [str(arrays["provenance"]) for arrays in (clean, *folds)]
-        common = {"labels": noise, "noise_rate": float(wrong.mean())}
-        results += [common | row for row in evaluate(wrong, clean, folds, given)]
+        for seed in args.seeds:
+            folder = train(args, noise, protocol, Split(images, given), seed)
+            names = args.method, *map("fold{}".format, range(FOLDS))
+            paths = [folder / f"{name}.npz" for name in names]
+            if missing := [path.name for path in paths if not path.exists()]:
+                print(f"{noise}: no numbers yet, {', '.join(missing)} missing in {folder}")
+                continue
+            clean, *folds = map(read, paths)
+            trained += [str(arrays["provenance"]) for arrays in (clean, *folds)]
+            common = {"labels": noise, "noise_rate": float(wrong.mean()), "seed": seed}
+            results += [common | row for row in evaluate(wrong, clean, folds, given)]
     if not results:
         return
     print(markdown(results))
@@ -326,7 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "samples": len(true),
         "epochs": protocol.epochs,
         "folds": FOLDS,
-        "seed": args.seed,
+        "seeds": args.seeds,
         "resup": args.method,
         "dtype": args.dtype,
         "results": results,

@@ -91,6 +91,17 @@ def test_finds_wrong_labels(run, label_errors, monkeypatch, capsys):
     assert run()["results"][0] == result["results"][0]
 
 
+def test_a_table_of_several_seeds_has_means(label_errors):
+    common = {"labels": "worst", "noise_rate": 0.4, "method": "m", "average_precision": 0.5}
+    rows = [
+        common | {"auroc": a, "listed": [a, 1.0], "seconds": 100 * a, "cpu_seconds": 1.0}
+        for a in (0.7, 0.9)
+    ]
+    *_, line = label_errors.markdown(rows).splitlines()
+    assert line.split(" | ")[3:5] == ["0.8000 ± 0.1414", "0.5000 ± 0.0000"]
+    assert line.endswith("| – | – | – | – | 0.800 / 1.000 | 80 | 1 |")
+
+
 def test_each_image_is_predicted_by_the_fold_that_never_saw_it(run, label_errors, monkeypatch):
     """What a fold predicts is not its own training set, and the folds cover all."""
     seen, tested = [], []
