@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_decoy import logits_of_a_network, shown
+from mixtures import logits_of_a_network, shown
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mixtures import brier, shown
 from sklearn.isotonic import isotonic_regression
-from test_decoy import brier, shown
 
 from resup import BetaMixture, DecoyMixture, SampleWeigher, cosine_label_similarity, q_values
 

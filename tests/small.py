@@ -1,0 +1,40 @@
+"""Small networks, data for them, and a trainer of a pair."""
+
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from resup import CoTrainer
+
+
+def net(width=16, features=6, classes=3):
+    return nn.Sequential(
+        nn.Linear(features, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, classes)
+    )
+
+
+def pair():
+    return net(), net(24)
+
+
+def data(n=160):
+    x = torch.randn(n, 6)
+    return TensorDataset(x, x[:, :3].argmax(1))
+
+
+def adam(*models, lr=1e-2):
+    return torch.optim.Adam([p for m in models for p in m.parameters()], lr=lr)
+
+
+def trainer(models=None, **options):
+    models = models or pair()
+    return CoTrainer(models, adam(*models), progress=False, **options)
+
+
+def states(models):
+    return [v for m in models for v in m.state_dict().values()]
+
+
+def assert_same(first, second):
+    for a, b in zip(states(first), states(second), strict=True):
+        assert torch.equal(a, b)

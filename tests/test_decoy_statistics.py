@@ -1,0 +1,276 @@
+import warnings
+
+import numpy as np
+import pytest
+import reference
+from hypothesis import given
+from hypothesis import strategies as st
+from mixtures import RIGHT, WRONG, brier, drawn, logits_of_a_network, shown
+from scipy.special import digamma, expit
+from sklearn.exceptions import ConvergenceWarning
+
+from resup import (
+    BetaMixture,
+    DecoyMixture,
+    SampleWeigher,
+    SimilarityHistogram,
+    cosine_label_similarity,
+    decoy,
+)
+from resup._base import LogOdds
+from resup.decoy import contradiction_rate, held_to_rate, hit_rate, transition
+
+
+@pytest.mark.parametrize(
+    ("noise", "hits"),
+    [(0.1, 1 / 9), (0.3, 1 / 9), (0.5, 1 / 9), (0.1, 1.0), (0.3, 1.0), (0.3, 0.0)],
+)
+def test_samples_give_the_noise_rate_and_means_back(noise, hits):
+    s, decoys, right = drawn(noise, 20_000, hits)
+    mixture = DecoyMixture().fit(s, decoys, hit_rate=hits)
+    assert mixture.noise_rate_ == pytest.approx(noise, abs=0.05)
+    means = [a / (a + b) for a, b in (WRONG, RIGHT)]
+    # the prior leaves the right component a tail of doubtful labels
+    np.testing.assert_allclose(mixture.means_, means, atol=0.12)
+    truth = BetaMixture(init=[[noise, 1 - noise], *np.transpose([WRONG, RIGHT])], max_iter=0).fit(s)
+    assert brier(mixture, s, right) < brier(truth, s, right) + 0.012
+
+
+@pytest.mark.parametrize(("hits", "seen"), [(0.5, None), (0.1, None), (0.5, 0.45), (0.5, 0.0)])
+def test_the_fit_is_where_em_stands_still(hits, seen):
+    s, decoys, _ = drawn(n=400, hits=hits)
+    samples, others = (decoy._Values.of(np.asarray(x), np.ones(400), 1e-6) for x in (s, decoys))
+    beside = others.scaled(decoy.DECOY_WEIGHT if seen is None else 0.0)
+    mixture, _ = decoy._em(samples, beside, hits, seen, 5000, 1e-10)
+    shapes = list(zip(mixture.alphas, mixture.betas, strict=True))
+
+    def responsibilities(x, shares):
+        joint = [p * reference.beta_pdf(x, *shape) for p, shape in zip(shares, shapes, strict=True)]
+        return np.array(joint) / sum(joint)
+
+    rate = mixture.weights[0]
+    n, logs = np.full(2, decoy.FLOOR), np.full((2, 2), -decoy.FLOOR)
+    total = np.zeros(2)
+    for x in s:
+        right = 1 / 3 + 2 / 3 * x
+        r = responsibilities(x, mixture.weights)
+        total += r / 400
+        share = (r + decoy.PRIOR * np.array([1 - right, right])) / 400
+        n, logs = n + share, logs + np.outer([np.log(x), np.log1p(-x)], share)
+    for x in decoys if seen is None else []:
+        share = decoy.DECOY_WEIGHT * responsibilities(x, [1 - rate * hits, rate * hits]) / 400
+        n, logs = n + share, logs + np.outer([np.log(x), np.log1p(-x)], share)
+    expected = digamma([mixture.alphas, mixture.betas]) - digamma(mixture.alphas + mixture.betas)
+    np.testing.assert_allclose(logs / n, expected, atol=1e-4)
+    known = 0.0 if seen is None else decoy.RATE_WEIGHT
+    assert rate == pytest.approx((total[0] + known * (seen or 0.0)) / (1 + known), abs=1e-6)
+
+
+@pytest.mark.parametrize("seen", [None, 0.0, 0.2, 0.6])
+def test_no_nearby_regression_tells_samples_from_decoys_better(seen):
+    s, decoys, _ = drawn(n=400, hits=0.2)
+    samples, others = (decoy._Values.of(np.asarray(x), np.ones(400), 1e-6) for x in (s, decoys))
+    (a, b, c), pi = decoy._contrast(samples, others, 0.2, seen)
+    assert a > 0 > b
+
+    def likelihood(a, b, c, pi):
+        def density_ratio(x):
+            ratio = np.exp(a * np.log(x) + b * np.log1p(-x) + c) * pi / (1 - pi)
+            return (pi + (1 - pi) * ratio) / (1 - 0.2 * pi + 0.2 * pi * ratio)
+
+        is_sample = np.log(1 / (1 + 1 / density_ratio(np.asarray(s)))).mean()
+        value = is_sample + np.log(1 / (1 + density_ratio(np.asarray(decoys)))).mean()
+        if seen is not None:
+            value += decoy.CONTRAST_RATE_WEIGHT * (seen * np.log(pi) + (1 - seen) * np.log(1 - pi))
+        return value - decoy.RIDGE / 2 * (np.log(a) ** 2 + np.log(-b) ** 2)
+
+    best = likelihood(a, b, c, pi)
+    for k, step in enumerate(np.diag([0.02 * a, 0.02 * b, 0.02, 0.02 * pi])):
+        for sign in (-1, 1):
+            assert likelihood(*(np.array([a, b, c, pi]) + sign * step)) < best + 1e-7, (k, sign)
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.3, 0.5])
+def test_the_contrast_finds_the_noise_rate_without_a_form_of_the_densities(noise):
+    rng = np.random.default_rng(0)
+    right = rng.random(20_000) >= noise
+    # uniform on two steps: no Beta, but a ratio that rises
+    low, high = rng.random(20_000) * 0.5, 0.5 + rng.random(20_000) * 0.5
+    wrong_like = np.where(rng.random(20_000) < 0.98, low, high)
+    s = np.where(right, np.where(rng.random(20_000) < 0.95, high, low), wrong_like)
+    decoys = rng.permutation(np.where(rng.random(20_000) < 0.98, low, high))
+    mixture = DecoyMixture().fit(s, decoys, seen_rate=noise)
+    assert mixture.noise_rate_ == pytest.approx(noise, abs=0.1)
+
+
+@pytest.mark.parametrize("hits", [1 / 9, 1.0])
+def test_labels_are_never_taken_for_worse_than_chance(hits):
+    s, decoys, _ = drawn()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        capped, at_cap = (
+            DecoyMixture().fit(s, decoys, hit_rate=hits, seen_rate=seen)
+            for seen in (1.0, 1 / (1 + hits))
+        )
+    assert capped.noise_rate_ == at_cap.noise_rate_ < 0.9
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_hard_but_right_labels_are_kept_by_decoys_only(seed):
+    rng = np.random.default_rng(seed)
+    s, decoys = rng.beta(1.2, 0.5, 4000), rng.beta(0.4, 6, 4000)
+    mixture = DecoyMixture().fit(s, decoys, hit_rate=1 / 9)
+    assert mixture.predict_proba(s)[:, -1].mean() > 0.98
+    assert BetaMixture().fit(s).predict_proba(s)[:, -1].mean() < 0.95
+    assert not mixture.degenerate_
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_decoys_that_explain_too_little_are_left_out(seed):
+    logits, targets, right = logits_of_a_network("pairs", seed=seed)
+    weigher = shown(SampleWeigher(DecoyMixture(), 1), logits, targets)
+    s = cosine_label_similarity(logits[0], targets).numpy()
+    _, seen, *_ = weigher.rates[0].tolist()
+    assert 0.25 < seen < 0.45
+    decoys = SimilarityHistogram(weigher.fitted_decoys[0].numpy())
+    trusting = DecoyMixture().fit(s, decoys, hit_rate=1 / 9)
+    assert trusting.noise_rate_ < 0.75 * seen
+    with pytest.warns(ConvergenceWarning, match=r"noise rate of 0\.\d\d where 0\.\d\d is likelier"):
+        mixture = DecoyMixture().fit(s, decoys, hit_rate=1 / 9, seen_rate=seen)
+    assert mixture.degenerate_
+    assert weigher.mixtures_[0].degenerate_
+    assert abs(mixture.noise_rate_ - 0.4) < abs(trusting.noise_rate_ - 0.4)
+    assert brier(mixture, s, right) < brier(trusting, s, right)
+    assert brier(mixture, s, right) < brier(BetaMixture().fit(s), s, right) + 0.01
+
+
+def test_decoys_that_explain_enough_are_kept():
+    logits, targets, _ = logits_of_a_network("uniform")
+    mixture = shown(SampleWeigher(DecoyMixture(), 1), logits, targets).mixtures_[0]
+    assert not mixture.degenerate_
+    assert mixture.noise_rate_ == pytest.approx(0.4, abs=0.05)
+
+
+@given(
+    values=st.lists(st.floats(0, 1), min_size=1, max_size=20),
+    slopes=st.tuples(st.floats(0, 200), st.floats(-200, 0)),
+    c=st.floats(-500, 500),
+    rate=st.floats(1e-6, 1 - 1e-6),
+)
+def test_odds_shifted_to_a_rate(values, slopes, c, rate):
+    histogram = SimilarityHistogram().update(values)
+    odds = LogOdds(*slopes, c)
+    shifted = held_to_rate(odds, histogram.centres, histogram.counts, rate)
+    wrong = expit(-shifted(histogram.centres))
+    assert histogram.counts @ wrong / histogram.total == pytest.approx(rate, abs=1e-6)
+    assert (shifted.a, shifted.b) == slopes
+
+
+def test_no_less_noise_is_found_than_is_known(rng):
+    s = np.r_[rng.beta(1, 6, 200), rng.beta(6, 1, 800)]
+    decoys = rng.beta(1, 6, 1000)
+    free = DecoyMixture().fit(s, decoys)
+    assert free.noise_rate_ == pytest.approx(free.decoy_rate_, abs=0.05)
+    held = DecoyMixture().fit(s, decoys, least_rate=0.4)
+    assert held.noise_rate_ == 0.4
+    assert 1 - held.predict_proba(s)[:, -1].mean() == pytest.approx(0.4, abs=1e-6)
+    less = DecoyMixture().fit(s, decoys, least_rate=0.05)
+    np.testing.assert_array_equal(less.predict_proba(s), free.predict_proba(s))
+
+
+# ---------------------------------------------------------------------------- rates and decoys
+
+
+def naive_contradiction_rate(counts):
+    total, sum_of_rates = 0, 0.0
+    for bins in np.asarray(counts).tolist():
+        size = sum(map(sum, bins))
+        taken = contradicting = 0
+        for agree, contradict in reversed(bins):
+            taken, contradicting = taken + agree + contradict, contradicting + contradict
+            if taken >= 0.1 * size:
+                break
+        share = contradicting / taken if taken else 0.0
+        error = sum(contradict for _, contradict in bins) / size if size else 0.0
+        sum_of_rates += size * min(1.0, max(0.0, share - error / 4) / 0.75)
+        total += size
+    return sum_of_rates / total if total else 0.0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_contradiction_rate_is_that_of_the_surest_tenth_of_each_class(seed):
+    rng = np.random.default_rng(seed)
+    counts = rng.poisson(10 ** rng.uniform(-1, 2, (6, 20, 2)))
+    counts[2], counts[3, :10] = 0, 0
+    assert contradiction_rate(counts) == pytest.approx(naive_contradiction_rate(counts), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("counts", "rate"),
+    [
+        (np.zeros((3, 5, 2)), 0),
+        (np.zeros((0, 5, 2)), 0),
+        ([[[0, 7]], [[0, 0]]], 1),  # all contradicted, and a class that is never predicted
+        ([[[60, 40], [38, 2]]], 0),  # no more than the network's own mistakes
+        ([[[0, 90], [10, 0]]], 0),  # only the surest count
+        ([[[90, 0], [0, 10]]], 1),
+    ],
+)
+def test_contradiction_rate_at_its_ends(counts, rate):
+    assert contradiction_rate(counts) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.02, 1.0])
+def test_transition_shares_out_what_lies_off_the_diagonal(rng, smoothing):
+    counts = rng.integers(0, 50, (5, 5))
+    rows = transition(counts, smoothing)
+    for t in range(5):
+        off = [0 if t == j else counts[t, j] + smoothing * counts.sum() / 20 for j in range(5)]
+        np.testing.assert_allclose(rows[t], np.array(off) / sum(off), atol=1e-9)
+
+
+def test_transition_of_nothing_is_uniform():
+    for counts in (np.zeros((4, 4)), np.diag([5, 0, 3, 1])):
+        for smoothing in (0.0, 0.02):
+            np.testing.assert_allclose(transition(counts, smoothing), (1 - np.eye(4)) / 3)
+    np.testing.assert_array_equal(transition([[3, 1], [0, 2]]), [[0, 1], [1, 0]])
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (1, 1), (0, 0)])
+def test_transition_refuses_other_shapes(shape):
+    with pytest.raises(ValueError, match=r"confusion must have shape \(C, C\) with C >= 2, got"):
+        transition(np.zeros(shape))
+
+
+def test_hit_rate_is_the_chance_to_draw_the_true_class(rng):
+    counts = rng.integers(0, 50, (5, 5))
+    rows = transition(counts)
+    expected = n = 0.0
+    for true in range(5):
+        for label in range(5):
+            if true != label:
+                expected += counts[true, label] * rows[label, true]
+                n += counts[true, label]
+    assert hit_rate(counts, rows) == pytest.approx(expected / n)
+
+
+def test_hit_rate_at_its_ends(rng):
+    uniform = (1 - np.eye(5)) / 4
+    assert hit_rate(rng.integers(1, 50, (5, 5)), uniform) == pytest.approx(1 / 4)
+    for nothing in (np.zeros((5, 5)), np.eye(5)):
+        assert hit_rate(nothing, uniform) == 1 / 4
+    assert hit_rate([[5, 2], [1, 5]], transition([[5, 2], [1, 5]])) == pytest.approx(1)
+    cycle = np.roll(np.eye(3), 1, axis=1)  # each class is taken for the next one
+    assert hit_rate(cycle, transition(cycle, 0.0)) == pytest.approx(0)
+    assert hit_rate(cycle, transition(cycle.T, 0.0)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("least", [0.2, 0.999])
+def test_no_label_is_less_likely_right_than_is_said(rng, least):
+    s = np.r_[rng.beta(1, 6, 200), rng.beta(6, 1, 800)]
+    decoys = rng.beta(1, 6, 1000)
+    free = DecoyMixture().fit(s, decoys).predict_proba(s)[:, -1]
+    mixture = DecoyMixture().fit(s, decoys, least_probability=least)
+    proba = mixture.predict_proba(s)[:, -1]
+    np.testing.assert_allclose(proba, np.maximum(free, least), rtol=1e-9)
+    assert mixture.noise_rate_ == pytest.approx(1 - proba.mean(), abs=1e-6)
