@@ -62,7 +62,6 @@ def test_any_consistency():
     torch.testing.assert_close(values["loss"] - values["cross_entropy"], 2 * values["consistency"])
 
 
-
 def own(p_a, p_b):
     return p_a, p_b
 
