@@ -72,16 +72,20 @@ class JoCoR(SmallLoss):
         return (joint / 2).expand(2, -1)
 
 
-RESUP: dict[str, dict[str, Any]] = {
-    # the paper's Table 2: signal, exchange, consistency
+# the paper's Table 2: signal, exchange, consistency; all else is the defaults, so with decoys
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "resup": {},
     "loss": {"signal": "loss", "exchange": "own", "consistency_weight": 0},
     "similarity": {"exchange": "own", "consistency_weight": 0},
     "loss+exchange": {"signal": "loss", "consistency_weight": 0},
     "similarity+exchange": {"consistency_weight": 0},
     "loss+exchange+consistency": {"signal": "loss"},
-    "resup": {},  # the defaults: decoys, similarities from the training step
-    # with another mixture, or another way to its similarities
-    "resup-published": {"mixture": BetaMixture.as_published, "similarities": "pass"},
+}
+# the estimator of the authors' program, and its way to the similarities
+AS_PUBLISHED = {"mixture": BetaMixture.as_published, "similarities": "pass"}
+RESUP: dict[str, dict[str, Any]] = {
+    **ABLATIONS,
+    **{f"{name}-published": own | AS_PUBLISHED for name, own in ABLATIONS.items()},
     "resup-beta": {"mixture": BetaMixture},
     "resup-pass": {"similarities": "pass"},
     # of Figure 5
