@@ -55,6 +55,7 @@ def test_same_numbers_as_on_the_cpu(dtype):
         torch.testing.assert_close(gpu.cpu(), cpu, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
 def test_a_compiled_weigher_gives_the_same_history():
     x, y = (v.cuda() for v in data())
     histories = []
@@ -68,6 +69,7 @@ def test_a_compiled_weigher_gives_the_same_history():
         assert other == pytest.approx(eager, rel=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # "is a prototype"
 @pytest.mark.parametrize(
     "options",
     [
@@ -85,8 +87,8 @@ def test_a_step_never_waits_for_the_device(options):
     t = trainer(**options)
     x, y = (v.cuda() for v in data())
     t.fit([(x, y)] * 4, 2)
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         for balanced in (False, t.weigher.decoys is not None):
             t.weigher.balanced = balanced
             t.train_step(x, y)
