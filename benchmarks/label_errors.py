@@ -101,10 +101,13 @@ def train_resup(args: argparse.Namespace, protocol: Protocol, data: Split, seed:
         *data, protocol.batch,
         augment=protocol.augment, shuffle=True, seed=seed, device=args.device,
     )  # fmt: skip
-    mean, std = train.statistics
-    ordered = DeviceBatches(*data, 500, device=args.device, mean=mean, std=std)
+    ordered = train.in_order(500)
     pair = [make_network(protocol, data, args.device) for _ in range(2)]
-    optimizer = Adam([p for network in pair for p in network.parameters()], lr=protocol.lr)
+    optimizer = Adam(
+        [p for network in pair for p in network.parameters()],
+        lr=protocol.lr,
+        fused=args.device != "cpu",
+    )
     memory = Memory(ordered)
     trainer = methods.make(
         args.method,
@@ -147,7 +150,7 @@ def train_fold(
         data.images[held_out], data.labels[held_out], 500, device=args.device, mean=mean, std=std
     )
     network = make_network(protocol, data, args.device)
-    optimizer = Adam(network.parameters(), lr=protocol.lr)
+    optimizer = Adam(network.parameters(), lr=protocol.lr, fused=args.device != "cpu")
     scheduler = protocol.schedule(optimizer, protocol.epochs)
     dtype = AUTOCAST[args.dtype]
     autocast = partial(torch.autocast, args.device.split(":")[0], dtype, enabled=dtype is not None)
@@ -303,6 +306,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.epochs is not None and args.epochs < 2:
         parser.error(f"--epochs must be at least 2, of which one is the warm-up, got {args.epochs}")
+    if args.only is None:
+        import cleanlab  # noqa: F401, now rather than after all trainings
     if args.device == "cpu":
         torch.set_num_threads(1)
     protocol = cifar10.PROTOCOLS[args.size].lasting(args.epochs)

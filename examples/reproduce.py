@@ -10,14 +10,15 @@
 that was broken off goes on, and ``--jobs`` run side by side. Runs that tell most come first: all
 columns of the first rows, then more rows, then more seeds.
 
-Figures go to ``--out``; 3 and 4, which show faces that may not be passed on, and are drawn with 7
-from files of the first seed's run, to ``--runs``.
+Figures go to ``--out``, but 3 and 4, which show faces that may not be passed on, to ``--runs``. 3,
+4 and 7 are drawn from files that the run of the first seed has left in ``--runs``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -70,8 +71,13 @@ def runs(table: Table, seeds: Iterable[int]) -> Iterator[tuple[Column, str, int]
                 yield column, method, seed
 
 
+def size(args: argparse.Namespace) -> str:
+    """Name of the protocol; trials of other lengths stay apart from its results."""
+    return args.size + (f"-{args.epochs}-epochs" if args.epochs else "")
+
+
 def folder(args: argparse.Namespace, column: Column, method: str, seed: int) -> Path:
-    name = f"{column.dataset}-{column.name}-{method}-{seed}-{args.size}"
+    name = f"{column.dataset}-{column.name}-{method}-{seed}-{size(args)}"
     return args.runs / name.replace(" ", "_")
 
 
@@ -89,7 +95,8 @@ def start(
         *(["--epochs", str(args.epochs)] if args.epochs else []),
     ]  # fmt: skip
     with (out / "log.txt").open("w") as log:
-        code = subprocess.call(command, stdout=log, stderr=subprocess.STDOUT)
+        environment = {"OMP_NUM_THREADS": "1", **os.environ}  # runs side by side share the cores
+        code = subprocess.call(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
     if code:
         print(f"{out.name} ended with {code}: see {out / 'log.txt'}", flush=True)
         return
@@ -163,7 +170,7 @@ def draw(args: argparse.Namespace, table: Table, results: Results) -> Path:
         height = 4.2 if len(table.columns) == 1 else 3.2
         figure = figures.curves(cells, "accuracy_by_epoch", "test accuracy (%)", height=height)
     out.mkdir(parents=True, exist_ok=True)
-    path = out / f"figure-{args.figure}-{args.size}.png"
+    path = out / f"figure-{args.figure}-{size(args)}.png"
     figure.savefig(path, dpi=figures.DPI)
     return path
 
@@ -199,7 +206,7 @@ def main() -> None:
     args = parser.parse_args()
     table = TABLES[args.table] if args.table else FIGURES[args.figure]
     table = table.only(args.methods, args.columns)
-    results = Results(args.results, args.size)
+    results = Results(args.results, size(args))
     fetched = any(column.dataset != "digits" for column in table.columns)
     if args.data is None and fetched and (not args.print or args.figure in ("3", "4")):
         parser.error("--data is needed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
+from typing_extensions import Self
 
 from .images import ImageFiles
 
@@ -90,6 +92,12 @@ class DeviceBatches:
                 images = augmentation(images, numbers[i, batch])
             yield images, self.labels[which]
 
+    def in_order(self, batch_size: int) -> Self:
+        """Return the same images, in the same memory, in order and not augmented."""
+        other = copy(self)
+        other.batch_size, other.augment, other.shuffle = batch_size, (), False
+        return other
+
     def _keep(self, images: Any) -> Any:
         kept = torch.from_numpy(images).permute(0, 3, 1, 2).to(self.labels.device)
         return kept.contiguous(memory_format=torch.channels_last)
@@ -137,7 +145,10 @@ def mean_and_std(images: NDArray[np.uint8] | ImageFiles) -> tuple[list[float], l
     """Mean and standard deviation of each channel, of values in [0, 1]."""
     if isinstance(images, ImageFiles):
         images = np.asarray(images[:: max(1, len(images) // 1000)])
-    counts = [np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[3])]
+    counts = np.zeros((images.shape[3], 256))
+    for start in range(0, len(images), 1000):  # bincount takes 8 bytes a pixel
+        part = images[start : start + 1000]
+        counts += [np.bincount(part[..., c].ravel(), minlength=256) for c in range(len(counts))]
     values, means, stds = np.arange(256) / 255, [], []
     for count in counts:
         mean = float(np.average(values, weights=count))
@@ -188,6 +199,6 @@ def erase(
         rows = (y >= top[:, None]) & (y < (top + h)[:, None])
         columns = (x >= left[:, None]) & (x < (left + w)[:, None])
         hit = rows[:, :, None] & columns[:, None] & (which < probability)[:, None, None]
-        return images.masked_fill(hit[:, None], 0)
+        return torch.where(hit[:, None], 0, images)  # masked_fill would undo channels_last
 
     return put

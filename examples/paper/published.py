@@ -32,6 +32,8 @@ class Column:
             own += ["--data", str((data or Path()) / PLACES[self.dataset])]
         faces = self.dataset not in SCRIPTS
         own += ["--dataset", self.dataset] if faces else ["--noise", self.noise]
+        if self.dataset == "affectnet":  # 40 GiB
+            own += ["--workers", "8"]
         return own + (["--network", self.network] if self.network else [])
 
     def wanted(self) -> dict[str, object]:

@@ -172,12 +172,16 @@ def run(
         augment=protocol.augment, shuffle=True, seed=args.seed, device=args.device,
     )  # fmt: skip
     scale = dict(zip(("mean", "std"), train.statistics, strict=True))
-    ordered = batches(images, given, 500, device=args.device, **scale)
+    ordered = train.in_order(500)
     test = batches(data.test.images, data.test.labels, 500, device=args.device, **scale)
 
     torch.manual_seed(args.seed)
     pair = make_networks(args, data, protocol)
-    optimizer = Adam([p for network in pair for p in network.parameters()], lr=protocol.lr)
+    optimizer = Adam(
+        [p for network in pair for p in network.parameters()],
+        lr=protocol.lr,
+        fused=args.device != "cpu",
+    )
     trainer = methods.make(
         args.method,
         pair,
