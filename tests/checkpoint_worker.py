@@ -27,7 +27,7 @@ def augmented(batch):
     return x + 0.1 * torch.randn_like(x) + 0.1 * random.random() + 0.1 * np.random.rand(), y  # noqa: NPY002
 
 
-def make(callbacks=()):
+def make(callbacks=(), **loading):
     torch.manual_seed(0)
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002
@@ -47,7 +47,7 @@ def make(callbacks=()):
         nets, optimizer, scheduler, unpack=augmented, callbacks=callbacks, progress=False
     )
     generator = torch.Generator().manual_seed(7)
-    return trainer, DataLoader(data, 20, shuffle=True, generator=generator)
+    return trainer, DataLoader(data, 20, shuffle=True, generator=generator, **loading)
 
 
 def outcome(trainer):
@@ -57,6 +57,6 @@ def outcome(trainer):
 
 
 if __name__ == "__main__":
-    trainer, loader = make([Slow()])
+    trainer, loader = make([Slow()], num_workers=int(sys.argv[3]))
     trainer.fit(loader, EPOCHS, checkpoint=sys.argv[1], resume=sys.argv[1])
     torch.save(outcome(trainer), sys.argv[2])

@@ -1,3 +1,4 @@
+import copy
 import os
 import random
 import signal
@@ -5,10 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from checkpoint_worker import EPOCHS, make, outcome
 
+from resup import BetaMixture, CoTrainer
+from resup.callbacks import Callback
 from resup.checkpoint import load_checkpoint, save_checkpoint
 
 WORKER = str(Path(__file__).with_name("checkpoint_worker.py"))
@@ -29,21 +33,23 @@ def test_resuming_is_exact(tmp_path, undisturbed):
     assert [p.name for p in path.parent.iterdir()] == ["checkpoint.pt"]
 
 
-def run_until(out, checkpoint, steps, with_signal):
-    """Start the worker and send it a signal after so many steps; returns its exit code."""
+def run_until(out, checkpoint, steps, with_signal, workers=0):
+    """Start the run and send it and its workers a signal after so many steps; its exit code."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, WORKER, str(checkpoint), str(out)],
+        [sys.executable, WORKER, str(checkpoint), str(out), str(workers)],
         stdout=subprocess.PIPE,
         text=True,
         env=environment,
+        start_new_session=True,
     )
     with process, process.stdout:
         for _ in range(steps):
             if not process.stdout.readline():
                 break
         else:
-            process.send_signal(with_signal)
+            os.killpg(process.pid, with_signal)
+        process.stdout.read()  # a step that is in hand may still speak
     return process.returncode
 
 
@@ -62,13 +68,16 @@ def test_killed_again_and_again(tmp_path, undisturbed):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGTERM")
-def test_told_to_stop_in_the_middle_of_an_epoch(tmp_path, undisturbed):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_told_to_stop_in_the_middle_of_an_epoch(tmp_path, workers):
+    trainer, loader = make(num_workers=workers)
+    undisturbed = outcome(trainer.fit(loader, EPOCHS))
     out, checkpoint = tmp_path / "out.pt", tmp_path / "checkpoint.pt"
-    assert run_until(out, checkpoint, 20, signal.SIGTERM) == 128 + signal.SIGTERM
+    assert run_until(out, checkpoint, 20, signal.SIGTERM, workers) == 128 + signal.SIGTERM
     state = load_checkpoint(checkpoint)
     assert state["epoch"] == 1
     assert state["epoch_so_far"]["steps"] > 0
-    assert run_until(out, checkpoint, 10_000, signal.SIGTERM) == 0
+    assert run_until(out, checkpoint, 10_000, signal.SIGTERM, workers) == 0
     assert torch.load(out, weights_only=True) == undisturbed
 
 
@@ -128,3 +137,69 @@ def test_a_failed_write_keeps_the_last_checkpoint(tmp_path, monkeypatch):
         trainer.fit(loader, 2, checkpoint=path)
     assert path.read_bytes() == good
     assert os.listdir(tmp_path) == ["checkpoint.pt"]
+
+
+class Score(Callback):
+    def __init__(self, score):
+        self.score = score
+
+    def on_epoch_end(self, trainer, record):
+        record["score"] = self.score
+
+
+def test_numbers_of_numpy_come_back_as_numbers(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    trainer, loader = make([Score(np.float64(0.5))])
+    trainer.schedulers = [
+        torch.optim.lr_scheduler.LambdaLR(trainer.optimizers[0], lambda epoch: np.cos(0.1 * epoch))
+    ]
+    trainer.fit(loader, 1, checkpoint=path)
+    state = load_checkpoint(path)
+    assert state["history"][0]["score"] == 0.5
+    assert state["schedulers"][0]["_last_lr"] == pytest.approx([1e-2 * np.cos(0.1)])
+
+
+def test_what_could_not_be_read_is_not_written(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    trainer, loader = make()
+    trainer.fit(loader, 1, checkpoint=path)
+    good = path.read_bytes()
+    trainer.callbacks = [Score(Path("a"))]
+    with pytest.raises(TypeError, match=r"tensors and plain values only, .*pathlib.* not allowed"):
+        trainer.fit(loader, 2, checkpoint=path)
+    assert path.read_bytes() == good
+    assert os.listdir(tmp_path) == ["checkpoint.pt"]
+
+
+def test_a_state_of_another_kind(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    trainer, loader = make()
+    trainer.fit(loader, 1, checkpoint=path)
+
+    def other(model=None, optimizer=torch.optim.Adam, scheduler=None, **options):
+        nets = [model or copy.deepcopy(net) for net in trainer.models]
+        nets[1] = copy.deepcopy(nets[1])
+        stepper = optimizer([p for net in nets for p in net.parameters()], 1e-2)
+        scheduler = scheduler or (lambda o: torch.optim.lr_scheduler.StepLR(o, 2, 0.5))
+        return CoTrainer(nets, stepper, scheduler(stepper), progress=False, **options)
+
+    for misfit, name in (
+        (other(torch.nn.Linear(6, 3)), r"models\[0\]"),
+        (other(optimizer=torch.optim.SGD), r"optimizers\[0\] does not fit: SGD has no"),
+        (
+            other(scheduler=lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 9)),
+            r"schedulers\[0\] does not fit: CosineAnnealingLR has no gamma, step_size",
+        ),
+        (other(mixture=BetaMixture()), "the weigher"),
+    ):
+        with pytest.raises(ValueError, match=f"the state of {name}"):
+            misfit.fit(loader, 2, resume=path)
+
+
+def test_paths(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    trainer, loader = make()
+    trainer.fit(loader, 1, checkpoint=str(path), resume=path)
+    with pytest.raises(IsADirectoryError, match="checkpoint must be a file, got the folder"):
+        trainer.fit(loader, 2, checkpoint=tmp_path)
+    assert trainer.epoch == 1

@@ -274,3 +274,9 @@ def test_no_label_is_less_likely_right_than_is_said(rng, least):
     proba = mixture.predict_proba(s)[:, -1]
     np.testing.assert_allclose(proba, np.maximum(free, least), rtol=1e-9)
     assert mixture.noise_rate_ == pytest.approx(1 - proba.mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize("count", [np.nan, np.inf, -1])
+def test_transition_refuses_what_are_no_counts(count):
+    with pytest.raises(ValueError, match="confusion must hold counts, finite and not negative"):
+        transition([[8, count], [1, 9]])

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from resup import HistogramAccumulator, SimilarityHistogram, log_label_similarity
+from resup import BetaMixture, HistogramAccumulator, SimilarityHistogram, log_label_similarity
 from resup.histogram import CENTRES, N_BINS, SMALLEST, bin_index
 
 unit = arrays(np.float64, st.integers(0, 300), elements=st.floats(0, 1))
@@ -124,3 +124,13 @@ def test_bad_counts():
 def test_bad_shapes_on_the_device():
     with pytest.raises(ValueError, match=r"must both have shape \(N,\) or \(2, N\)"):
         HistogramAccumulator(2).update(torch.zeros(3, 4), torch.zeros(3, 4))
+
+
+def test_rounding_is_no_error():
+    """A cosine in float32 may lie a little outside of [0, 1]."""
+    s = np.float32([-1e-7, 0.2, 0.5, 1.0000001])
+    inside = SimilarityHistogram().update(np.clip(s, 0, 1))
+    np.testing.assert_array_equal(SimilarityHistogram().update(s).counts, inside.counts)
+    mixture = BetaMixture().fit(s)
+    assert mixture.predict_proba(s).max() <= 1
+    np.testing.assert_array_equal(mixture.alphas_, BetaMixture().fit(np.clip(s, 0, 1)).alphas_)

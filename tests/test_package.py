@@ -10,6 +10,7 @@ import resup
 SOURCE = Path(resup.__file__).parent
 ORDER = [
     "_validation",
+    "loaders",
     "similarity",
     "distributed",
     "histogram",
@@ -52,7 +53,10 @@ def test_a_file_imports_only_from_files_above_it():
     for place, name in enumerate(ORDER):
         tree = ast.parse((SOURCE / f"{name}.py").read_text(encoding="utf-8"))
         imported = {
-            n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level == 1
+            n.module or alias.name
+            for n in ast.walk(tree)
+            if isinstance(n, ast.ImportFrom) and n.level == 1
+            for alias in n.names
         }
         assert imported <= set(ORDER[:place]), name
 

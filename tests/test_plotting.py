@@ -85,3 +85,27 @@ def test_suspects(rng, shape):
     assert axes.shape == (6,)
     first = np.argmin(weights)
     assert axes[0].get_title().startswith(f"given {first}, is {first % 19}")
+
+
+@pytest.mark.parametrize("count", [1, 5, 15])
+def test_as_many_suspects_as_asked_for(rng, count):
+    images, labels, weights = rng.random((20, 8, 8)), np.arange(20), rng.random(20)
+    assert len(plot_suspects(images, labels, weights, count=count)) == count
+    assert sum(bool(ax.get_title()) for ax in plt.gcf().axes) == count
+
+
+def test_bad_input(rng):
+    mixture = BetaMixture().fit(rng.random(50))
+    images, labels, w = rng.random((20, 8, 8)), np.arange(20), rng.random(20)
+    for plot, message in (
+        (lambda: plot_mixture(mixture, []), "similarities must hold at least one sample"),
+        (lambda: plot_weights(w, labels[:3] > 1), r"right must have shape \(20,\), got \(3,\)"),
+        (
+            lambda: plot_history({"a": [{"epoch": 1, "loss": 2.0}]}),
+            "key must be one of epoch, loss",
+        ),
+        (lambda: plot_suspects(images[:5], labels, w), "images must have 20 rows, got 5"),
+        (lambda: plot_suspects(images, labels, w, count=0), "count must be at least 1, got 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            plot()

@@ -274,3 +274,10 @@ def test_a_shuffling_loader_is_refused_by_the_recorder():
     shuffled = DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), 30, shuffle=True)
     with pytest.raises(ValueError, match="loader shuffles"):
         short_run([ProbabilityHistory(shuffled)], x)
+
+
+@pytest.mark.parametrize("rate", [10, -0.1, np.nan])
+def test_a_rate_that_is_no_share(rate):
+    report = LabelReport.ranked([0], [1], [True], [0.1], [0.2])
+    with pytest.raises(ValueError, match=r"false_discovery_rate must lie in \[0, 1\], got"):
+        report.suspects(rate)

@@ -137,7 +137,7 @@ def test_clean_probability_in_loader_order():
 
 def test_clean_probability_refuses_orders_that_mean_nothing():
     t, train = trainer(), data()
-    with pytest.raises(RuntimeError, match="train for more than warmup_epochs=1 epochs first"):
+    with pytest.raises(RuntimeError, match=r"train for max\(1, warmup_epochs\) = 1 epochs first"):
         t.clean_probability(DataLoader(train, 32))
     t.fit(DataLoader(train, 32), 1)
     with pytest.raises(ValueError, match="loader shuffles"):
@@ -323,9 +323,17 @@ def test_optimizers_must_own_the_models():
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"consistency_weight": -1}, "consistency_weight must be at least 0, got -1"),
-        ({"warmup_epochs": -1}, "warmup_epochs must be at least 0"),
-        ({"accumulate": 0}, "accumulate must be at least 1"),
+        (
+            {"consistency_weight": -1},
+            "consistency_weight must be a finite number of at least 0, got -1",
+        ),
+        ({"warmup_epochs": -1}, "warmup_epochs must be an integer of at least 0"),
+        ({"warmup_epochs": 1.5}, "warmup_epochs must be an integer of at least 0, got 1.5"),
+        ({"accumulate": 0}, "accumulate must be an integer of at least 1"),
+        ({"accumulate": 1.5}, "accumulate must be an integer of at least 1"),
+        ({"refit_every": 0}, "refit_every must be an integer of at least 1"),
+        ({"weight_threshold": 5}, r"weight_threshold must be a finite number in \[0, 1\], got 5"),
+        ({"clip_grad_norm": -1.0}, "clip_grad_norm must be larger than 0, got -1.0"),
         (
             {"scheduler_interval": "batch"},
             "scheduler_interval must be one of 'epoch', 'step', got 'batch'",
@@ -345,9 +353,7 @@ def test_an_empty_loader():
 
 
 def test_batches_that_are_no_pair():
-    with pytest.raises(
-        TypeError, match=r"a batch must be a pair .* pass unpack= to make one of dict"
-    ):
+    with pytest.raises(TypeError, match=r"a batch must be a pair .*, got dict; pass unpack="):
         trainer().fit(DataLoader(DictData(), 16), 1)
 
 

@@ -359,3 +359,12 @@ def test_that_most_labels_are_wrong_takes_three_fits():
         assert weigher.noise_rates_ == pytest.approx([0.7, 0.7], abs=0.05)
         weights = weigher(logits, targets, record=False).mean(1).tolist()
         assert weights == pytest.approx([weight, weight], abs=0.05)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (1, 5, 3), (3, 5, 3), (2, 5, 3, 1)])
+def test_logits_of_other_networks(shape):
+    weigher = SampleWeigher()
+    with pytest.raises(ValueError, match=r"logits must have shape \(2, N, C\), got"):
+        weigher(torch.randn(shape), torch.zeros(5, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"targets must have shape \(5,\) .*, got \(4,\)"):
+        weigher(torch.randn(2, 5, 3), torch.zeros(4, dtype=torch.long))

@@ -24,8 +24,8 @@ from .histogram import (
     SimilarityHistogram,
     as_similarities,
     as_weights,
-    check_range,
     count,
+    in_range,
     to_numpy,
 )
 
@@ -186,9 +186,7 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
 
     def _samples(self, X: Any) -> Array:
         check_is_fitted(self)
-        x = as_similarities(self._column(X, reset=False)).astype(np.float64)
-        check_range(x)
-        return x
+        return in_range(as_similarities(self._column(X, reset=False))).astype(np.float64)
 
     def _take(self, mixture: Mixture, unsupported: bool) -> None:
         """Become this mixture; where the data do not support it every posterior is 1."""
@@ -238,8 +236,8 @@ def weighted_values(
         if len(s) > N_BINS:
             x, w = CENTRES, count(s, weight, name)
         else:
-            check_range(s, name)
-            x, w = s.astype(np.float64), np.ones(len(s)) if weight is None else weight
+            x = in_range(s, name).astype(np.float64)
+            w = np.ones(len(s)) if weight is None else weight
     if not w.sum() > 0:
         raise ValueError(f"{name} must have a sample of positive weight, got a sum of zero")
     return x[w > 0], w[w > 0]

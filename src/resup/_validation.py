@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.utils.data import DataLoader, RandomSampler
+from torch.optim import LBFGS, Optimizer
 
 
 def check_logits(logits: Tensor, name: str = "logits") -> None:
@@ -55,7 +56,7 @@ def check_logits_targets(logits: Tensor, targets: Tensor, name: str = "logits") 
 
 
 def _kind(value: Any) -> Any:
-    return getattr(value, "dtype", type(value).__name__)
+    return value.dtype if isinstance(value, Tensor) else type(value).__name__
 
 
 def check_pair(logits_a: Tensor, logits_b: Tensor) -> None:
@@ -80,6 +81,17 @@ def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
+def check_number(
+    name: str, value: Any, low: float, high: float = math.inf, *, whole: bool = False
+) -> None:
+    """Raise unless `value` is a finite number from `low` to `high`."""
+    right = isinstance(value, Integral if whole else Real)
+    if not (right and low <= float(value) <= high and math.isfinite(value)):
+        kind = "an integer" if whole else "a finite number"
+        bounds = f"of at least {low}" if high == math.inf else f"in [{low}, {high}]"
+        raise ValueError(f"{name} must be {kind} {bounds}, got {value!r}")
+
+
 def check_models(models: Sequence[nn.Module]) -> tuple[nn.Module, nn.Module]:
     """Return the models as a pair, or raise unless they are two networks on one device."""
     pair = tuple(models)
@@ -100,6 +112,8 @@ def check_optimizers(models: Sequence[nn.Module], optimizers: Sequence[Optimizer
     if not optimizers or not all(isinstance(optimizer, Optimizer) for optimizer in optimizers):
         kinds = ", ".join(type(optimizer).__name__ for optimizer in optimizers)
         raise TypeError(f"optimizer must be an Optimizer or a sequence of them, got ({kinds})")
+    if any(isinstance(optimizer, LBFGS) for optimizer in optimizers):
+        raise TypeError("optimizer must step without a closure, got LBFGS")
     names = {
         id(p): f"models[{i}].{name}"
         for i, model in enumerate(models)
@@ -130,12 +144,10 @@ def check_optimizers(models: Sequence[nn.Module], optimizers: Sequence[Optimizer
         raise ValueError("optimizers must not share parameters")
 
 
-def check_order(loader: Iterable[Any]) -> None:
-    """Raise if a loader shuffles or drops samples, so that its order means nothing."""
-    if not isinstance(loader, DataLoader):
-        return
-    sampler: Any = loader.sampler
-    if isinstance(sampler, RandomSampler):
-        raise ValueError("loader shuffles, so its order means nothing; use shuffle=False")
-    if loader.drop_last and loader.batch_size and len(sampler) % loader.batch_size:
-        raise ValueError("loader drops its last samples; use drop_last=False")
+def check_schedulers(schedulers: Sequence[Any]) -> None:
+    """Raise unless each is an object that can be stepped and saved."""
+    for scheduler in schedulers:
+        if isinstance(scheduler, type) or not hasattr(scheduler, "state_dict"):
+            name = scheduler.__name__ if isinstance(scheduler, type) else type(scheduler).__name__
+            found = f"the class {name}" if isinstance(scheduler, type) else name
+            raise TypeError(f"scheduler must be a learning-rate scheduler, got {found}")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -114,9 +113,7 @@ class ProbabilityHistory(Callback):
     def on_epoch_end(self, trainer: Any, record: Mapping[str, Any]) -> None:
         """Judge the labels, once there is a mixture."""
         if trainer.weigher.mixtures_:
-            with torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed for its workers
-                row = trainer.clean_probability(self.loader)
-            self._rows.append(row.numpy())
+            self._rows.append(trainer.clean_probability(self.loader).numpy())
             self.epochs.append(record["epoch"])
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import pickle
 import random
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+from torch.optim import Optimizer
 
 __all__ = ["load_checkpoint", "random_states", "save_checkpoint", "set_random_states"]
 
@@ -25,18 +29,58 @@ def save_checkpoint(state: Mapping[str, Any], path: str | os.PathLike[str]) -> N
         Of tensors and plain values, such as ``CoTrainer.state_dict`` gives.
     path : path
         Its folder is made if it is missing.
+
+    Raises
+    ------
+    TypeError
+        If the state holds what `load_checkpoint` would refuse.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = check_path(path)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with open(unfinished, "wb") as file:
-            torch.save({"kind": KIND, **state}, file)
+            torch.save({"kind": KIND, **_plain(state)}, file)
             file.flush()
             os.fsync(file.fileno())
+        try:
+            torch.load(unfinished, map_location="cpu", weights_only=True, mmap=True)
+        except pickle.UnpicklingError as error:
+            raise TypeError(
+                "the state must hold tensors and plain values only, such as a scheduler's or a "
+                f"record's: {_reason(error)}"
+            ) from error
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def check_path(path: str | os.PathLike[str]) -> Path:
+    """Make the folder of a checkpoint, or raise if there can be none."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(f"checkpoint must be a file, got the folder {path}")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"the folder of checkpoint {path} cannot be written to")
+    return path
+
+
+def _plain(value: Any) -> Any:
+    """Turn NumPy's numbers, in records and schedulers, into Python's."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
+    if type(value) is dict:  # other mappings are the models', whose attributes count
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def _reason(error: Exception) -> str:
+    """Say what was wrong with a file; the type that is not allowed stands far down."""
+    text = str(error) or type(error).__name__
+    named = re.search(r"GLOBAL (\S+)", text)
+    return f"{named[1]} is not allowed" if named else text.splitlines()[0]
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -54,14 +98,32 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # a damaged file can make the reader fail in any way
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is damaged or not a checkpoint of CoTrainer: {reason}") from error
+        raise ValueError(
+            f"{path} is damaged or not a checkpoint of CoTrainer: {_reason(error)}"
+        ) from error
     if not isinstance(state, dict) or state.pop("kind", None) != KIND:
         raise ValueError(f"{path} is not a checkpoint of CoTrainer")
     return state
 
 
-def random_states(generator: torch.Generator | None = None) -> dict[str, Any]:
+def load_part(part: Any, saved: Mapping[str, Any], name: str) -> None:
+    """Load the state of a model, an optimizer or a scheduler; raise ValueError if it does not fit.
+
+    Optimizers and schedulers would take over settings of another kind without a word.
+    """
+    try:
+        if not isinstance(part, nn.Module):
+            old, new = saved, part.state_dict()
+            if isinstance(part, Optimizer):
+                old, new = old["param_groups"][0], new["param_groups"][0]
+            if unknown := sorted(set(old) - set(new)):
+                raise ValueError(f"{type(part).__name__} has no {', '.join(unknown)}")
+        part.load_state_dict(saved)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ValueError(f"the state of {name} does not fit: {error}") from error
+
+
+def random_states(generators: Sequence[torch.Generator] = ()) -> dict[str, Any]:
     """States of the global generators and of a loader's own, as tensors and plain values."""
     name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
     return {
@@ -69,11 +131,13 @@ def random_states(generator: torch.Generator | None = None) -> dict[str, Any]:
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "numpy": [name, torch.from_numpy(np.asarray(keys, np.int64)), *rest],
         "python": random.getstate(),
-        "loader": None if generator is None else generator.get_state(),
+        "loader": [generator.get_state() for generator in generators],
     }
 
 
-def set_random_states(states: Mapping[str, Any], generator: torch.Generator | None = None) -> None:
+def set_random_states(
+    states: Mapping[str, Any], generators: Sequence[torch.Generator] = ()
+) -> None:
     """Put the generators back; CUDA's only if there are as many devices as there were."""
     torch.set_rng_state(states["torch"])
     if states["cuda"] and len(states["cuda"]) == torch.cuda.device_count():
@@ -81,5 +145,5 @@ def set_random_states(states: Mapping[str, Any], generator: torch.Generator | No
     name, keys, *rest = states["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     random.setstate(states["python"])
-    if generator is not None and states["loader"] is not None:
-        generator.set_state(states["loader"])
+    for generator, state in zip(generators, states["loader"], strict=False):
+        generator.set_state(state)

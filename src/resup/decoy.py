@@ -396,6 +396,8 @@ def transition(confusion: ArrayLike, smoothing: float = 0.02) -> Array:
     c = len(counts)
     if counts.shape != (c, c) or c < 2:
         raise ValueError(f"confusion must have shape (C, C) with C >= 2, got {counts.shape}")
+    if not np.isfinite(counts).all() or (counts < 0).any():
+        raise ValueError("confusion must hold counts, finite and not negative")
     other = 1 - np.eye(c)
     off = counts * other + (smoothing * counts.sum() / c + 1e-12) * other / (c - 1)
     rows: Array = off / off.sum(1, keepdims=True)

@@ -65,9 +65,8 @@ def count(s: NDArray[np.floating], weights: Array | None, name: str = "similarit
     workspace = _workspace(min(len(s), _CHUNK), s.dtype)
     for start in range(0, len(s), _CHUNK):
         part = slice(start, start + _CHUNK)
-        check_range(s[part], name)
         w = None if weights is None else weights[part]
-        counts += np.bincount(_keys(s[part], workspace), w, len(counts))
+        counts += np.bincount(_keys(in_range(s[part], name), workspace), w, len(counts))
     return np.asarray(np.bincount(_BIN_OF_KEY, counts, N_BINS), np.float64)
 
 
@@ -127,7 +126,7 @@ class SimilarityHistogram:
         Parameters
         ----------
         similarities : array-like or Tensor of shape (N,) or (N, 1)
-            Values in [0, 1], of any real dtype and device.
+            Values in [0, 1], of any real dtype and device; 1e-6 beyond are taken for rounding.
         sample_weight : array-like or Tensor of shape (N,), optional
             Not negative; ones by default.
 
@@ -166,7 +165,7 @@ def to_numpy(values: Any) -> NDArray[Any]:
 
 
 def as_similarities(values: Any, name: str = "similarities") -> NDArray[np.floating]:
-    """Similarities as a floating (N,) array; the range is left to `check_range`."""
+    """Similarities as a floating (N,) array; the range is left to `in_range`."""
     s = to_numpy(values)
     if s.ndim == 2 and s.shape[1] == 1:
         s = s[:, 0]
@@ -177,15 +176,22 @@ def as_similarities(values: Any, name: str = "similarities") -> NDArray[np.float
     return s if s.dtype.kind == "f" and s.dtype.itemsize >= 4 else s.astype(np.float64)
 
 
-def check_range(s: NDArray[np.floating], name: str = "similarities") -> None:
-    """Raise if a value is NaN or outside [0, 1]."""
+ROUNDING = 1e-6  # a cosine in float32 may be as far outside of [0, 1]
+
+
+def in_range(s: NDArray[np.floating], name: str = "similarities") -> NDArray[np.floating]:
+    """Return values in [0, 1]; raise if one is NaN or outside by more than rounding."""
     if not len(s):
-        return
+        return s
     low, high = s.min(), s.max()
-    if not (low >= 0 and high <= 1):  # NaN fails every comparison
-        if np.isnan(low) or np.isnan(high):
-            raise ValueError(f"{name} must not contain NaN, got {int(np.isnan(s).sum())} of them")
+    if low >= 0 and high <= 1:
+        return s
+    if np.isnan(low) or np.isnan(high):
+        raise ValueError(f"{name} must not contain NaN, got {int(np.isnan(s).sum())} of them")
+    if low < -ROUNDING or high > 1 + ROUNDING:
         raise ValueError(f"{name} must lie in [0, 1], got values from {low:g} to {high:g}")
+    inside: NDArray[np.floating] = np.clip(s, 0, 1)
+    return inside
 
 
 def as_weights(values: Any, n: int, name: str = "sample_weight") -> Array:

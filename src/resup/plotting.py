@@ -48,6 +48,8 @@ def plot_mixture(
         histogram = similarities
     else:
         histogram = SimilarityHistogram().update(similarities)
+    if not histogram.total:
+        raise ValueError("similarities must hold at least one sample, got 0 sample(s)")
     right = histogram.counts * mixture.predict_proba(histogram.centres)[:, -1]
     edges = np.linspace(0, 1, bins + 1).tolist()
     ax.hist(
@@ -101,6 +103,8 @@ def plot_weights(
         ax.hist(w, edges, color=RIGHT)
     else:
         mask = to_numpy(right).astype(bool)
+        if mask.shape != w.shape:
+            raise ValueError(f"right must have shape {w.shape}, got {mask.shape}")
         ax.hist(
             [w[~mask], w[mask]], edges, color=[WRONG, RIGHT], label=["wrong labels", "right labels"]
         )
@@ -131,6 +135,9 @@ def plot_history(
     Axes
     """
     ax = plt.gca() if ax is None else ax
+    found = {found for history in histories.values() for record in history for found in record}
+    if key not in found:
+        raise ValueError(f"key must be one of {', '.join(sorted(found))}, got {key!r}")
     for name, history in histories.items():
         points = [(record["epoch"], record[key]) for record in history if key in record]
         ax.plot(*zip(*points, strict=True), label=name)
@@ -221,8 +228,18 @@ def plot_suspects(
     ndarray of Axes
     """
     pictures, given, w = to_numpy(images), to_numpy(labels), to_numpy(weights)
+    for name, column in (("labels", labels), ("images", images), ("true", true)):
+        if column is not None and len(to_numpy(column)) != len(w):
+            raise ValueError(f"{name} must have {len(w)} rows, got {len(to_numpy(column))}")
     if axes is None:
-        axes = plt.subplots(2, (count + 1) // 2, figsize=(count * 0.7, 3.6), squeeze=False)[1].flat
+        if count < 1:
+            raise ValueError(f"count must be at least 1, got {count!r}")
+        rows = min(2, count)
+        columns = -(-count // rows)
+        grid = plt.subplots(rows, columns, figsize=(1.4 * columns, 1.8 * rows), squeeze=False)[1]
+        for ax in grid.flat[count:]:
+            ax.axis("off")
+        axes = grid.flat[:count]
     shown = list(axes)
     for ax, i in zip(shown, np.argsort(w, kind="stable"), strict=False):
         ax.imshow(pictures[i], cmap="gray_r" if pictures.ndim == 3 else None)

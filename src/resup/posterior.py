@@ -14,7 +14,7 @@ from typing_extensions import Self
 
 from ._base import ALWAYS_RIGHT, LogOdds
 from .accumulator import device_bin_index
-from .histogram import CENTRES, N_BINS, SimilarityHistogram, as_similarities, check_range, to_numpy
+from .histogram import CENTRES, N_BINS, SimilarityHistogram, as_similarities, in_range, to_numpy
 
 __all__ = ["AnyMixture", "Posterior", "TablePosterior"]
 
@@ -286,8 +286,7 @@ class AnyMixture:
         """
         if not hasattr(self, "estimator_"):
             raise NotFittedError("call fit before predict_proba")
-        s = as_similarities(X).astype(np.float64)
-        check_range(s)
+        s = in_range(as_similarities(X)).astype(np.float64)
         return self._columns(s)[:, self.order_] if len(self.order_) else np.ones((len(s), 1))
 
     def _columns(self, s: NDArray[np.float64]) -> NDArray[np.float64]:

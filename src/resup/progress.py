@@ -22,10 +22,14 @@ class EpochProgress:
     """By the names of what a step gives, its values summed over the samples: one sum a step."""
     randomness: dict[str, Any] | None = None
     """Random states at the start of the epoch."""
+    lr: float = 0.0
+    """Learning rate of the first optimizer at the start of the epoch."""
 
     def add(self, values: Mapping[str, Tensor], samples: int) -> None:
         """Count one step and the scalars that it gave."""
         self.steps += 1
+        if not samples:  # means of nothing
+            return
         self.samples += samples
         names, summed = tuple(values), torch.stack([*values.values()]) * samples
         self.sums[names] = self.sums[names] + summed if names in self.sums else summed

@@ -69,6 +69,10 @@ class LabelReport:
 
     def suspects(self, false_discovery_rate: float) -> NDArray[np.int64]:
         """List the suspect labels, of which at most this share is expected to be right."""
+        if not 0 <= false_discovery_rate <= 1:
+            raise ValueError(
+                f"false_discovery_rate must lie in [0, 1], got {false_discovery_rate!r}"
+            )
         listed: NDArray[np.int64] = self.index[self.q_value <= false_discovery_rate]
         return listed
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,29 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm.auto import tqdm
 from typing_extensions import Self
 
-from ._validation import check_choice, check_models, check_optimizers, check_order
+from . import loaders
+from ._validation import (
+    check_choice,
+    check_logits_targets,
+    check_models,
+    check_number,
+    check_optimizers,
+    check_pair,
+    check_schedulers,
+)
 from .callbacks import Callback
-from .checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
+from .checkpoint import (
+    check_path,
+    load_checkpoint,
+    load_part,
+    random_states,
+    save_checkpoint,
+    set_random_states,
+)
 from .distributed import everyones, explain_loss, global_means, is_distributed, rank, unwrap
 from .losses import ConsistencyLoss, CrossWeightedLoss
 from .progress import EpochProgress
@@ -53,6 +71,8 @@ class CoTrainer:
         Owns exactly the parameters of both models (frozen ones may be left out).
     scheduler : learning-rate scheduler or sequence of them, optional
         Stepped once an epoch, or once an optimizer step with ``scheduler_interval="step"``.
+        ``ReduceLROnPlateau`` always once an epoch: in mode "min" it sees the loss, in mode "max"
+        the mean accuracy of both networks on the `val_loader`.
     consistency_weight : float, default=5.0
         :math:`\lambda`; with 0 the consistency loss is not computed.
     consistency : callable, default=ConsistencyLoss()
@@ -163,14 +183,16 @@ class CoTrainer:
             self.schedulers: list[Any] = []
         else:
             self.schedulers = list(scheduler) if isinstance(scheduler, Sequence) else [scheduler]
-        for name, value, low in (
-            ("consistency_weight", consistency_weight, 0),
-            ("warmup_epochs", warmup_epochs, 0),
-            ("accumulate", accumulate, 1),
-            ("refit_every", refit_every, 1),
-        ):
-            if not value >= low:
-                raise ValueError(f"{name} must be at least {low}, got {value}")
+        check_schedulers(self.schedulers)
+        check_number("consistency_weight", consistency_weight, 0)
+        if warmup_epochs != math.inf:
+            check_number("warmup_epochs", warmup_epochs, 0, whole=True)
+        check_number("accumulate", accumulate, 1, whole=True)
+        check_number("refit_every", refit_every, 1, whole=True)
+        if weight_threshold is not None:
+            check_number("weight_threshold", weight_threshold, 0, 1)
+        if clip_grad_norm is not None and not clip_grad_norm > 0:
+            raise ValueError(f"clip_grad_norm must be larger than 0, got {clip_grad_norm!r}")
         check_choice("scheduler_interval", scheduler_interval, ("epoch", "step"))
         check_choice("similarities", similarities, ("step", "pass"))
         check_choice("exchange", exchange, ("swap", "own", "mean"))
@@ -190,7 +212,7 @@ class CoTrainer:
         self.callbacks = list(callbacks)
         self.progress = progress
 
-        self.device = next(self.models[0].parameters()).device
+        self.device = next(p.device for model in self.models for p in model.parameters())
         self.weigher = SampleWeigher(mixture, signal=signal).to(self.device)
         self.cross_weighted = CrossWeightedLoss()
         self.epoch = 0
@@ -243,35 +265,41 @@ class CoTrainer:
         RuntimeError
             If another process has died or hangs.
         """
-        generator = getattr(train_loader, "generator", None)
-        if resume is not None and (checkpoint != resume or Path(resume).exists()):
-            self._resume(resume, generator)
-        for callback in self.callbacks:
-            callback.on_fit_start(self)
-        try:
-            with self._stopped_by_sigterm(checkpoint is not None and not is_distributed()):
+        check_number("epochs", epochs, 0, whole=True)
+        generators = loaders.generators(train_loader)
+        again = checkpoint is not None and resume is not None and Path(checkpoint) == Path(resume)
+        if resume is not None and (not again or Path(resume).exists()):
+            self._resume(resume, train_loader)
+        if checkpoint is not None and self.is_main_process:
+            check_path(checkpoint)
+        with ExitStack() as ends:
+            for callback in self.callbacks:
+                callback.on_fit_start(self)
+                ends.callback(callback.on_fit_end, self)
+            ends.enter_context(
+                self._stopped_by_sigterm(checkpoint is not None and not is_distributed())
+            )
+            try:
                 while self.epoch < epochs:
                     record = self.train_epoch(train_loader)
                     if record is None:
-                        self._save(checkpoint, generator)
+                        self._save(checkpoint, generators)
                         break
+                    self.epoch += 1
+                    self.history.append(record := {"epoch": self.epoch, **record})
                     if val_loader is not None:
                         accuracies = self.evaluate(val_loader)
                         record |= {f"val_{key}": value for key, value in accuracies.items()}
-                    self.epoch += 1
-                    self.history.append({"epoch": self.epoch, **record})
+                    self._step_plateaus(record)
                     for callback in self.callbacks:
-                        callback.on_epoch_end(self, self.history[-1])
+                        callback.on_epoch_end(self, record)
                     if checkpoint is not None:
-                        self._save(checkpoint, generator)
-                if self._stop:
-                    raise SystemExit(128 + signal.SIGTERM)
-        except RuntimeError as error:
-            explain_loss(error, f"in epoch {self.epoch + 1}")
-            raise
-        finally:
-            for callback in self.callbacks:
-                callback.on_fit_end(self)
+                        self._save(checkpoint, generators)
+            except RuntimeError as error:
+                explain_loss(error, f"in epoch {self.epoch + 1}")
+                raise
+            if self._stop:
+                raise SystemExit(128 + signal.SIGTERM)
         return self
 
     def train_epoch(self, loader: Iterable[Any]) -> dict[str, float] | None:
@@ -281,59 +309,66 @@ class CoTrainer:
         """
         for model in self.models:
             model.train()
-        set_epoch = getattr(getattr(loader, "sampler", None), "set_epoch", None)
-        if set_epoch is not None:  # of a DistributedSampler
-            set_epoch(self.epoch)
-        generator = getattr(loader, "generator", None)
-        lr = self.optimizers[0].param_groups[0]["lr"]
+        loaders.set_epoch(loader, self.epoch)
+        generators = loaders.generators(loader)
         self._zero_grad()
-        done, resumed = self._done, self._done.steps
+        done, resumed, step = self._done, self._done.steps, 0
         first_bad = torch.full((), torch.inf, device=self.device)
         pending = False
         if resumed and done.randomness is not None:
-            now = random_states(generator)
-            set_random_states(done.randomness, generator)
+            now = random_states(generators)
+            set_random_states(done.randomness, generators)
         else:
-            done.randomness = random_states(generator)
+            done.randomness = random_states(generators)
+            done.lr = float(self.optimizers[0].param_groups[0]["lr"])
+        batches = loaders.until_stopped(loader, lambda: self._stop and not pending)
         with self._progress_bar(loader) as bar:
-            for step, batch in enumerate(loader, 1):
+            for step, batch in enumerate(batches, 1):
                 bar.update()
                 if step <= resumed:
                     if step == resumed:
-                        set_random_states(now, generator)
+                        set_random_states(now, generators)
                     continue
                 inputs, targets = self._to_device(batch)
                 values = self.train_step(inputs, targets)
-                pending = step % self.accumulate != 0
-                if not pending:
-                    self.optimizer_step()
-                done.add(values, len(targets))
                 bad = torch.where(values["loss"].isfinite(), torch.inf, float(step))
                 first_bad = torch.minimum(first_bad, bad)
                 if self.device.type == "cpu":  # elsewhere a look would make the host wait
                     self._check_finite(first_bad)
                     bar.set_postfix(loss=f"{values['loss'].item():.3f}", refresh=False)
+                pending = step % self.accumulate != 0
+                if not pending:
+                    self.optimizer_step()
+                done.add(values, len(targets))
                 for callback in self.callbacks:
                     callback.on_step_end(self, values)
                 if self._stop and not pending:
                     return None
+        if self._stop and not pending:
+            return None
+        if step < resumed:
+            raise ValueError(
+                f"train_loader gave {step} batches, but {resumed} of this epoch are done: go on "
+                "with the loader that it was begun with"
+            )
         if not done.steps:
             raise ValueError("train_loader gave no batch")
         if pending:
             self.optimizer_step()
         self._check_finite(first_bad)
+        self._refit(loader)
         if self.scheduler_interval == "epoch":
             self._step_schedulers()
-        self._refit(loader)
         means = done.means()
         self._done = EpochProgress()
         rates = dict(zip(("noise_rate_a", "noise_rate_b"), self.weigher.noise_rates_, strict=False))
-        return {**means, **rates, "lr": lr}
+        return {**means, **rates, "lr": done.lr}
 
     def train_step(self, inputs: Any, targets: Tensor) -> dict[str, Tensor]:
         """Forward and backward of one batch; returns detached scalars, ``loss`` among them."""
         with self._autocast():
             logits_a, logits_b = (self.forward(model, inputs) for model in self.models)
+        check_pair(logits_a, logits_b)
         stacked = torch.stack([logits_a.detach(), logits_b.detach()])
         posteriors = self.weigher(stacked, targets, record=self.similarities == "step")
         weights_a, weights_b = self.weights(posteriors)
@@ -355,9 +390,13 @@ class CoTrainer:
             output = model(*inputs)
         else:
             output = model(inputs)
-        if isinstance(output, Mapping):
-            output = output["logits"]
-        logits: Tensor = getattr(output, "logits", output)
+        logits = output.get("logits") if isinstance(output, Mapping) else output
+        logits = getattr(logits, "logits", logits)
+        if not isinstance(logits, Tensor):
+            raise TypeError(
+                "a model must return logits, or an object or mapping with logits, got "
+                f"{type(output).__name__}; override CoTrainer.forward for other models"
+            )
         return logits
 
     def weights(self, posteriors: Tensor) -> tuple[Tensor, Tensor]:
@@ -430,7 +469,7 @@ class CoTrainer:
             empty.
         """
         *_, clean_a, clean_b = self._judged(loader)
-        return (clean_a + clean_b) / 2
+        return (clean_a + clean_b).float() / 2
 
     @torch.no_grad()
     def report(self, loader: Iterable[Any], probability: ArrayLike | None = None) -> LabelReport:
@@ -462,10 +501,10 @@ class CoTrainer:
         """Given and suggested labels, agreement, and posteriors of A and of B, each (N,)."""
         if not self.weigher.mixtures_:
             raise RuntimeError(
-                "judging labels needs a fitted mixture: train for more than warmup_epochs="
-                f"{self.warmup_epochs} epochs first ({self.epoch} done)"
+                "judging labels needs a fitted mixture: train for max(1, warmup_epochs) = "
+                f"{max(1, self.warmup_epochs)} epochs first ({self.epoch} done)"
             )
-        check_order(loader)
+        loaders.check_order(loader)
         columns: list[tuple[Tensor, ...]] = []
         for logits, targets in self._predict(loader):
             clean_a, clean_b = self.weigher.judge(logits, targets)
@@ -477,8 +516,8 @@ class CoTrainer:
         return [torch.cat(column).cpu() for column in zip(*columns, strict=True)]
 
     def _predict(self, loader: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Logits (2, N, C) and targets of each batch, in eval mode."""
-        modes = [model.training for model in self.models]
+        """Logits (2, N, C) and targets of each batch, in eval mode; training goes on as without."""
+        modes, randomness = [model.training for model in self.models], random_states()
         for model in self.models:
             model.eval()
         try:
@@ -486,8 +525,11 @@ class CoTrainer:
                 inputs, targets = self._to_device(batch)
                 with self._autocast():
                     logits = [self.forward(model, inputs) for model in self.models]
+                check_pair(*logits)
+                check_logits_targets(logits[0], targets)
                 yield torch.stack(logits), targets
         finally:
+            set_random_states(randomness)  # a DataLoader draws a seed for its workers
             for model, mode in zip(self.models, modes, strict=True):
                 model.train(mode)
 
@@ -501,7 +543,8 @@ class CoTrainer:
     def state_dict(self) -> dict[str, Any]:
         """All that a later `load_state_dict` needs to go on, of tensors and plain values.
 
-        Random states are not in it; the checkpoints of `fit` hold them beside it.
+        The random states of now are not in it, only, in the middle of an epoch, those of its start;
+        the checkpoints of `fit` hold them beside it.
         """
         done = self._done
         return {
@@ -522,8 +565,8 @@ class CoTrainer:
         Raises
         ------
         ValueError
-            If `state` is not of this format version, or holds another number of optimizers or
-            schedulers, or lacks a scaler that this trainer has or the reverse.
+            If `state` is not of this format version, or does not fit the models, the optimizers,
+            the schedulers, the scaler or the mixture.
         """
         version = state.get("format_version")
         if version != FORMAT_VERSION:
@@ -539,39 +582,46 @@ class CoTrainer:
                 )
         if (state["scaler"] is None) != (self.scaler is None):
             raise ValueError("state and trainer must both have a scaler or both have none")
-        for model, saved in zip(self.models, state["models"], strict=True):
-            unwrap(model).load_state_dict(saved)
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        for scheduler, saved in zip(self.schedulers, state["schedulers"], strict=True):
-            scheduler.load_state_dict(saved)
-        if self.scaler:
-            self.scaler.load_state_dict(state["scaler"])
-        self.weigher.load_state_dict(state["weigher"])
+        parts = [
+            *((unwrap(model), f"models[{i}]") for i, model in enumerate(self.models)),
+            *((optimizer, f"optimizers[{i}]") for i, optimizer in enumerate(self.optimizers)),
+            *((scheduler, f"schedulers[{i}]") for i, scheduler in enumerate(self.schedulers)),
+            *([(self.scaler, "scaler")] if self.scaler else []),
+            (self.weigher, "the weigher"),
+        ]
+        states = [*state["models"], *state["optimizers"], *state["schedulers"]]
+        states += [state["scaler"]] * bool(self.scaler) + [state["weigher"]]
+        for (part, name), saved in zip(parts, states, strict=True):
+            load_part(part, saved, name)
         self.epoch = state["epoch"]
         self.history = [dict(record) for record in state["history"]]
         self._done = EpochProgress(**(state["epoch_so_far"] or {}))
         self._done.sums = {key: value.to(self.device) for key, value in self._done.sums.items()}
 
-    def _save(self, path: str | os.PathLike[str] | None, generator: torch.Generator | None) -> None:
-        randomness = everyones(random_states(generator))
+    def _save(
+        self, path: str | os.PathLike[str] | None, generators: Sequence[torch.Generator]
+    ) -> None:
+        randomness = everyones(random_states(generators))
         if path is not None and self.is_main_process:
             save_checkpoint({**self.state_dict(), "random": randomness}, path)
 
-    def _resume(self, path: str | os.PathLike[str], generator: torch.Generator | None) -> None:
+    def _resume(self, path: str | os.PathLike[str], loader: Iterable[Any]) -> None:
         state = load_checkpoint(path)
         self.load_state_dict(state)
+        if self.epoch:
+            loaders.start_workers(loader)
         if rank() < len(state["random"]):
-            set_random_states(state["random"][rank()], generator)
+            set_random_states(state["random"][rank()], loaders.generators(loader))
 
     # ------------------------------------------------------------------ helpers
 
     def _refit(self, loader: Iterable[Any]) -> None:
-        weighed = self.epoch + 1 - self.warmup_epochs
+        weighed = self.epoch + 1 - max(self.warmup_epochs, 1)
         if weighed < 0 or weighed % self.refit_every:
             self.weigher.reset()
             return
         if self.similarities == "pass":
+            self.weigher.reset()
             with torch.no_grad():
                 for logits, targets in self._predict(loader):
                     self.weigher(logits, targets)
@@ -587,12 +637,15 @@ class CoTrainer:
 
         def stop(*_: Any) -> None:
             self._stop = True
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a loader's workers may be told to
 
-        before = signal.signal(signal.SIGTERM, stop)
+        before = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGCHLD)]
+        signal.signal(signal.SIGTERM, stop)
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before:
+                signal.signal(number, handler)
 
     def _progress_bar(self, loader: Iterable[Any]) -> Any:
         # The bar is not given the loader: some versions of tqdm start an iteration of their own,
@@ -600,7 +653,7 @@ class CoTrainer:
         rates = self.weigher.noise_rates_
         noise = f", noise {sum(rates) / len(rates):.2f}" if rates else ""
         return tqdm(
-            total=len(loader) if isinstance(loader, Sized) else None,
+            total=loaders.length(loader),
             desc=f"epoch {self.epoch + 1}{noise}",
             disable=not self.progress or not self.is_main_process,
             leave=False,
@@ -615,10 +668,11 @@ class CoTrainer:
         if self.unpack is not None:
             batch = self.unpack(batch)
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise TypeError(
-                "a batch must be a pair (inputs, targets); pass unpack= to make one of "
-                f"{type(batch).__name__}"
-            )
+            size = f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
+            found = f"got {type(batch).__name__}{size}"
+            if self.unpack is not None:
+                raise TypeError(f"unpack must return a pair (inputs, targets), {found}")
+            raise TypeError(f"a batch must be a pair (inputs, targets), {found}; pass unpack=")
         return _move(batch[0], self.device), _move(batch[1], self.device)
 
     def _zero_grad(self) -> None:
@@ -627,7 +681,20 @@ class CoTrainer:
 
     def _step_schedulers(self) -> None:
         for scheduler in self.schedulers:
-            scheduler.step()
+            if not isinstance(scheduler, ReduceLROnPlateau):
+                scheduler.step()
+
+    def _step_plateaus(self, record: Mapping[str, float]) -> None:
+        for scheduler in self.schedulers:
+            if isinstance(scheduler, ReduceLROnPlateau):
+                if scheduler.mode == "min":
+                    scheduler.step(record["loss"])
+                elif "val_accuracy_a" in record:
+                    scheduler.step((record["val_accuracy_a"] + record["val_accuracy_b"]) / 2)
+                else:
+                    raise ValueError(
+                        "val_loader must be given for a ReduceLROnPlateau of mode 'max', got None"
+                    )
 
     def _check_finite(self, first_bad: Tensor) -> None:
         step = first_bad.item()

@@ -11,6 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
 from ._base import SimilarityMixture
+from ._validation import check_logits_targets
 from .accumulator import DecoyAccumulator, HistogramAccumulator, binned
 from .balance import ClassBalance
 from .decoy import DecoyMixture, contradiction_rate, held_to_rate
@@ -26,6 +27,10 @@ MAJORITY = 0.5
 BELIEVED = 2  # times the noise rate seen: as much of a rate found before is held
 FIRST_SURPLUS = 0.05  # of the rate seen after the first epoch, when a network still errs most
 FIRST_DOUBT = 0.4  # of its share of errors then: no label is less likely right
+
+
+def _fit_again(weigher: SampleWeigher, _: Any) -> None:
+    weigher._fit(again=True)
 
 
 class SampleWeigher(nn.Module):
@@ -142,9 +147,7 @@ class SampleWeigher(nn.Module):
         self.balanced = False  # known to the host, so that a step may leave the balance out
         self.mixtures_: list[Any] = []
         self.noise_rates_: list[float] = []
-        self.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
-            lambda module, _: module._fit(again=True)
-        )
+        self.register_load_state_dict_post_hook(_fit_again)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def forward(self, logits: Tensor, targets: Tensor, record: bool = True) -> Tensor:
@@ -165,6 +168,7 @@ class SampleWeigher(nn.Module):
             In [0, 1]: the probability that the label is right as each network sees it, or 1 where
             its noise rate is negligible.
         """
+        self._check(logits, targets)
         if self.decoys is None or not record:
             log_s, log_1ms = log_signal(self.signal, logits, targets)
             if record:
@@ -184,8 +188,17 @@ class SampleWeigher(nn.Module):
     @torch.no_grad()
     def judge(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Probability that each label is right, (networks, N), as each network sees it."""
+        self._check(logits, targets)
         probability: Tensor = self.posterior(*log_signal(self.signal, logits, targets))
         return probability.nan_to_num(1.0)
+
+    def _check(self, logits: Tensor, targets: Tensor) -> None:
+        networks = len(self.fitted_counts)
+        if logits.ndim != 3 or len(logits) != networks:
+            raise ValueError(
+                f"logits must have shape ({networks}, N, C), got {tuple(logits.shape)}"
+            )
+        check_logits_targets(logits[0], targets)
 
     def refit(self) -> None:
         """Fit a mixture to what each network has shown since the last call, then forget that."""

@@ -1,0 +1,88 @@
+"""What is asked of a loader beside its batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import (
+    DataLoader,
+    RandomSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+
+def length(loader: Iterable[Any]) -> int | None:
+    """Count the batches of an epoch, if the loader can say it."""
+    try:
+        return len(loader)  # type: ignore[arg-type]
+    except TypeError:  # a generator, or a DataLoader of an IterableDataset
+        return None
+
+
+def samplers(loader: Iterable[Any]) -> list[Any]:
+    """List what decides the order: samplers and batch samplers, and what is inside of them."""
+    found: list[Any] = []
+    waiting = [getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
+    while waiting:
+        sampler = waiting.pop()
+        if sampler is not None and not any(sampler is other for other in found):
+            found.append(sampler)
+            waiting.append(getattr(sampler, "sampler", None))
+    return found
+
+
+def generators(loader: Iterable[Any]) -> list[torch.Generator]:
+    """List the random generators that a loader draws its order and its workers' seed from."""
+    held = (getattr(owner, "generator", None) for owner in (loader, *samplers(loader)))
+    return list({id(g): g for g in held if isinstance(g, torch.Generator)}.values())
+
+
+def set_epoch(loader: Iterable[Any], epoch: int) -> None:
+    """Tell a DistributedSampler, wherever it is, which order comes next."""
+    for sampler in samplers(loader):
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)
+
+
+def start_workers(loader: Iterable[Any]) -> None:
+    """Start workers that persist, as the first epoch does, which draws their seed."""
+    if getattr(loader, "persistent_workers", False):
+        iter(loader)
+
+
+def until_stopped(loader: Iterable[Any], stopped: Callable[[], bool]) -> Iterator[Any]:
+    """Batches of a loader; ends also where its workers were told to stop with this process."""
+    batches = iter(loader)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError:
+            if stopped():
+                return
+            raise
+        yield batch
+
+
+def check_order(loader: Iterable[Any]) -> None:
+    """Raise if a loader shuffles or drops samples, so that its order means nothing."""
+    if not isinstance(loader, DataLoader):
+        return
+    shuffling = RandomSampler, SubsetRandomSampler, WeightedRandomSampler
+    owners = [loader, *samplers(loader)]
+    for owner in owners:
+        if isinstance(owner, shuffling) or getattr(owner, "shuffle", False):
+            raise ValueError(
+                f"loader shuffles ({type(owner).__name__}), so its order means nothing; use "
+                "shuffle=False"
+            )
+    for owner in owners:
+        inner, size = getattr(owner, "sampler", None), getattr(owner, "batch_size", None)
+        if getattr(owner, "drop_last", False) and size and inner is not None:
+            samples = length(inner)
+            if samples is None or samples % size:
+                raise ValueError("loader drops its last samples; use drop_last=False")

@@ -1,0 +1,168 @@
+"""Any loader: what it is asked, and what it may not do."""
+
+import os
+import signal
+
+import pytest
+import torch
+from small import data, trainer
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+from resup.callbacks import Callback
+
+DATA = range(240)
+
+
+class Streamed(IterableDataset):
+    """A data set without a length."""
+
+    def __iter__(self):
+        return iter(data(240))
+
+
+class Numbered(Dataset):
+    """Samples with their numbers."""
+
+    def __init__(self):
+        torch.manual_seed(1)
+        self.samples = data(240)
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, i):
+        return *self.samples[i], i
+
+
+def test_a_loader_without_a_length():
+    t = trainer().fit(DataLoader(Streamed(), 30), 2)
+    assert t.epoch == 2
+    assert t.clean_probability(DataLoader(Streamed(), 30)).shape == (240,)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 30, "shuffle": True}, r"shuffles \(RandomSampler\)"),
+        ({"batch_sampler": BatchSampler(RandomSampler(DATA), 30, False)}, "shuffles"),
+        ({"batch_size": 30, "sampler": SubsetRandomSampler(DATA)}, "shuffles"),
+        ({"batch_size": 30, "sampler": WeightedRandomSampler(torch.ones(240), 240)}, "shuffles"),
+        ({"batch_size": 30, "sampler": DistributedSampler(DATA, 1, 0)}, "shuffles"),
+        ({"batch_size": 50, "drop_last": True}, "drops its last samples"),
+        ({"batch_sampler": BatchSampler(SequentialSampler(DATA), 50, True)}, "drops"),
+    ],
+    ids=str,
+)
+def test_orders_that_mean_nothing(options, message):
+    loader = DataLoader(data(240), **options)
+    t = trainer().fit(loader, 1)
+    with pytest.raises(ValueError, match=f"loader {message}"):
+        t.clean_probability(loader)
+    for fine in ({"sampler": DistributedSampler(DATA, 1, 0, shuffle=False)}, {"drop_last": True}):
+        assert len(t.clean_probability(DataLoader(data(240), 60, **fine))) == 240
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_distributed_sampler_is_told_the_epoch(inside):
+    sampler, orders = DistributedSampler(DATA, 1, 0), []
+
+    class Orders(Callback):
+        def on_epoch_end(self, trainer, record):
+            orders.append(list(sampler))
+
+    plain = {"sampler": sampler, "batch_size": 30}
+    options = {"batch_sampler": BatchSampler(sampler, 30, False)} if inside else plain
+    trainer(callbacks=[Orders()]).fit(DataLoader(data(240), **options), 2)
+    assert orders[0] != orders[1]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="has no SIGTERM")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"shuffle": True},
+        {"sampler": "own"},
+        {"shuffle": True, "num_workers": 1, "persistent_workers": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("stopped_at", [4, 12, 16])
+def test_an_interrupted_epoch_goes_on_with_the_samples_left(options, stopped_at, tmp_path):
+    seen = []
+
+    def unpack(batch):
+        seen.append(batch[2])
+        return batch[:2]
+
+    class Stop(Callback):
+        def on_step_end(self, trainer, values):
+            if len(seen) == stopped_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def run(callbacks=(), **paths):
+        own = dict(options)
+        if "sampler" in own:
+            own["sampler"] = RandomSampler(DATA, generator=torch.Generator().manual_seed(3))
+        t = trainer(unpack=unpack, callbacks=callbacks)
+        return t.fit(DataLoader(Numbered(), 30, **own), 3, **paths)
+
+    torch.manual_seed(0)
+    straight = run()
+    order = torch.cat(seen)
+    seen.clear()
+    path = tmp_path / "checkpoint.pt"
+    torch.manual_seed(0)
+    with pytest.raises(SystemExit):
+        run([Stop()], checkpoint=path)
+    torch.manual_seed(99)
+    resumed = run(resume=path)
+    assert torch.equal(torch.cat(seen), order)
+    assert resumed.history == straight.history
+
+
+def test_going_on_with_a_shorter_loader():
+    class Stop(Callback):
+        def on_step_end(self, trainer, values):
+            self.steps += 1
+            if self.steps == 6:
+                raise KeyboardInterrupt
+
+        steps = 0
+
+    t = trainer(callbacks=[Stop()])
+    with pytest.raises(KeyboardInterrupt):
+        t.fit(DataLoader(data(240), 30), 2)
+    with pytest.raises(ValueError, match="gave 4 batches, but 6 of this epoch are done"):
+        t.fit(DataLoader(data(240), 60), 2)
+    assert t.fit(DataLoader(data(240), 30), 2).epoch == 2
+
+
+def test_looking_at_labels_draws_nothing():
+    """A DataLoader draws a seed for its workers, which must not move the training."""
+    weights = []
+    for val_loader in (None, DataLoader(data(), 50)):
+        torch.manual_seed(0)
+        t = trainer().fit(DataLoader(data(), 40, shuffle=True), 3, val_loader)
+        weights.append(t.models[0][0].weight)
+    torch.testing.assert_close(*weights, rtol=0, atol=0)
+
+
+def test_an_empty_batch_counts_for_nothing():
+    x, y = data(30).tensors
+    histories = []
+    for loader in ([(x, y)], [(x, y), (x[:0], y[:0])]):
+        torch.manual_seed(0)
+        models = torch.nn.Linear(6, 3), torch.nn.Linear(6, 3)
+        histories.append(trainer(models).fit(loader, 1).history[0])
+    assert histories[0]["loss"] == histories[1]["loss"]
+    assert histories[1]["weight_a"] == 1

@@ -1,0 +1,150 @@
+"""What a user may give a trainer by mistake, and what an error leaves behind."""
+
+import pickle
+
+import pytest
+import torch
+from small import adam, data, pair, trainer
+from torch import nn
+from torch.optim import lr_scheduler
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from resup import CoTrainer, SampleWeigher
+
+
+def scheduled(scheduler, optimizer=torch.optim.Adam, lr=0.1, **options):
+    models = pair()
+    stepper = optimizer([p for m in models for p in m.parameters()], lr)
+    return CoTrainer(models, stepper, scheduler(stepper), progress=False, **options)
+
+
+def loader(n=160, batch=40):
+    return DataLoader(data(n), batch)
+
+
+class Missing(Dataset):
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, i):
+        raise OSError("image is missing")
+
+
+def test_an_error_in_validation_does_not_train_an_epoch_twice():
+    t = scheduled(lambda o: lr_scheduler.OneCycleLR(o, 0.1, total_steps=12),
+                  scheduler_interval="step")  # fmt: skip
+    with pytest.raises(OSError, match="image is missing"):
+        t.fit(loader(), 3, DataLoader(Missing(), 5))
+    assert (t.epoch, len(t.history), t.schedulers[0].last_epoch) == (1, 1, 4)
+    assert t.fit(loader(), 3, loader()).epoch == 3
+
+
+def test_a_learning_rate_as_a_tensor():
+    t = scheduled(lambda o: lr_scheduler.ExponentialLR(o, 0.1), lr=torch.tensor(0.1)).fit(
+        loader(), 3
+    )
+    assert [record["lr"] for record in t.history] == pytest.approx([0.1, 0.01, 0.001])
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_plateaus(mode):
+    t = scheduled(lambda o: lr_scheduler.ReduceLROnPlateau(o, mode, patience=0, threshold=9.0))
+    if mode == "max":
+        with pytest.raises(ValueError, match="val_loader must be given for a ReduceLROnPlateau"):
+            t.fit(loader(), 1)
+    t.fit(loader(), 4, loader())
+    assert t.history[-1]["lr"] < 0.02
+
+
+def test_steppers_that_need_more():
+    with pytest.raises(TypeError, match=r"scheduler must be .*, got the class StepLR"):
+        scheduled(lambda o: lr_scheduler.StepLR)
+    with pytest.raises(TypeError, match="optimizer must step without a closure, got LBFGS"):
+        scheduled(lambda o: None, torch.optim.LBFGS)
+
+
+def test_without_warm_up_the_first_epoch_is_fitted():
+    assert trainer(warmup_epochs=0, refit_every=5).fit(loader(), 1).weigher.mixtures_
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (lambda z: (z, z), "a model must return logits, .*, got tuple"),
+        (lambda z: {"scores": z}, "a model must return logits, .*, got dict"),
+        (
+            lambda z: z[:, :1],
+            r"logits_a must have shape \(N, C\) with C >= 2 classes, got \(40, 1\)",
+        ),
+        (lambda z: z[:, 0], r"logits_a must have shape .*, got \(40,\)"),
+        (lambda z: z[:, :, None], r"logits_a must have shape .*, got \(40, 3, 1\)"),
+    ],
+)
+def test_outputs_that_are_no_logits(output, message):
+    class Net(nn.Linear):
+        def forward(self, x):
+            return output(super().forward(x))
+
+    with pytest.raises((TypeError, ValueError), match=message):
+        trainer((Net(6, 3), Net(6, 3))).fit(loader(), 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda y: y[:, None], r"targets must have shape \(40,\) .*, got \(40, 1\)"),
+        (lambda y: torch.eye(3)[y], "targets must be an integer tensor .*, got torch.float32"),
+        (lambda y: y + 1, r"targets must lie in \[0, 3\) .*, got values from 1 to 3"),
+        (lambda y: y.tolist(), "targets must be an integer tensor .*, got list"),
+        (lambda y: y.numpy(), "targets must be an integer tensor .*, got ndarray"),
+    ],
+)
+def test_targets_that_are_no_classes(change, message):
+    x, y = data(40).tensors
+    t = trainer()
+    for use in (lambda batches: t.fit(batches, 1), t.evaluate):
+        with pytest.raises((TypeError, ValueError), match=message):
+            use([(x, change(y))])
+
+
+def test_a_bad_batch_does_not_reach_the_networks():
+    x, y = data(160).tensors
+    x[100] = torch.nan
+    t = trainer((nn.Linear(6, 3), nn.Linear(6, 3)))
+    with pytest.raises(FloatingPointError, match="epoch 1, step 3"):
+        t.fit(DataLoader(TensorDataset(x, y), 40), 1)
+    assert all(p.isfinite().all() for m in t.models for p in m.parameters())
+
+
+def test_pickles():
+    batches = loader()
+    t = trainer().fit(batches, 2)
+    again = pickle.loads(pickle.dumps(t))
+    assert torch.equal(again.clean_probability(batches), t.clean_probability(batches))
+    assert pickle.loads(pickle.dumps(SampleWeigher())).mixtures_ == []
+
+
+def test_epochs_are_counted():
+    with pytest.raises(ValueError, match=r"epochs must be an integer of at least 0, got 1\.5"):
+        trainer().fit(loader(), 1.5)
+
+
+def test_all_callbacks_are_told_of_the_end():
+    told = []
+
+    class End:
+        def __init__(self, name):
+            self.name = name
+
+        def on_fit_start(self, trainer):
+            pass
+
+        def on_fit_end(self, trainer):
+            told.append(self.name)
+            raise RuntimeError(self.name)
+
+    models = pair()
+    t = CoTrainer(models, adam(*models), callbacks=[End("a"), End("b")], progress=False)
+    with pytest.raises(RuntimeError):
+        t.fit(loader(), 0)
+    assert sorted(told) == ["a", "b"]
