@@ -8,11 +8,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from paper import batches, datasets
-from paper.run import LateDecay, Protocol, arguments, run, thirds
+from paper.run import LateDecay, Protocol, arguments, run, tenths
 
 from resup.noise import apply_transition, symmetric_transition
 
@@ -27,7 +28,7 @@ SIZES = {"paper": 224, "cpu": 48}
 
 PROTOCOLS = {
     "paper": Protocol(
-        network="resnet18", epochs=30, batch=96, lr=2e-4, last=5, schedule=thirds,
+        network="resnet18", epochs=30, batch=96, lr=2e-4, last=5, schedule=tenths,
         augment=(batches.flip, batches.crop(16), batches.erase()),
     ),
     "cpu": Protocol(  # small networks that start from nothing: a high rate for long, only flips
@@ -59,7 +60,10 @@ def main() -> None:
         noise = "symmetric" if args.rate else "clean"
         transition = symmetric_transition(len(data.classes), args.rate)
         given = apply_transition(data.train.labels, transition, args.seed)
-    run(args, args.dataset, noise, data, given, PROTOCOLS[args.size].lasting(args.epochs))
+    protocol = PROTOCOLS[args.size]
+    if (args.dataset, args.size) == ("affectnet", "paper"):
+        protocol = replace(protocol, epochs=20, schedule=partial(tenths, after=(1 / 4, 1 / 2)))
+    run(args, args.dataset, noise, data, given, protocol.lasting(args.epochs))
 
 
 if __name__ == "__main__":

@@ -82,6 +82,7 @@ TABLES = {
         MAIN,
         fer_columns(0.1, 0.2, 0.3),
         {
+            "DMUE": (83.19, 81.02, 79.41, None, None, None, None, None, None),
             "SCN": (82.18, 80.10, 77.46, 84.28, 83.17, 82.47, 61.57, 60.83, 58.80),
             "RUL": (86.22, 84.34, 82.06, 86.93, 85.05, 83.90, 62.89, 61.74, 60.77),
             "PT": (87.28, 86.25, 84.32, 85.04, 84.27, 83.73, None, None, None),
@@ -103,7 +104,7 @@ TABLES = {
     ),
     "3": Table(MAIN, fer_columns(0), {"resup-published": (89.70, 88.85, 65.46)}),
     "4": Table(
-        ("plain", "resup", "resup-beta"),
+        ("plain", "resup-published", "resup"),
         tuple(
             Column(f"{network} {100 * rate:.0f}%", "rafdb", rate, network=network)
             for rate in (0.2, 0.3)
@@ -111,7 +112,7 @@ TABLES = {
         ),
         {
             "plain": (74.54, 74.25, 76.01, 72.49, 68.52, 68.19, 68.87, 66.33),
-            "resup": (84.49, 84.55, 86.86, 83.28, 83.57, 82.76, 85.24, 82.50),
+            "resup-published": (84.49, 84.55, 86.86, 83.28, 83.57, 82.76, 85.24, 82.50),
         },
     ),
     "5": Table(

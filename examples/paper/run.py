@@ -77,9 +77,11 @@ class LateDecay(LambdaLR):
                 group["betas"] = self.beta1, group["betas"][1]
 
 
-def thirds(optimizer: Optimizer, epochs: int) -> LRScheduler:
-    """Divide the learning rate by 10 after one and after two thirds of the epochs."""
-    return MultiStepLR(optimizer, [epochs // 3, 2 * epochs // 3], gamma=0.1)
+def tenths(
+    optimizer: Optimizer, epochs: int, after: tuple[float, float] = (1 / 3, 2 / 3)
+) -> LRScheduler:
+    """Divide the learning rate by 10 twice, after these shares of the epochs."""
+    return MultiStepLR(optimizer, [int(epochs * share) for share in after], gamma=0.1)
 
 
 class Test(Callback):

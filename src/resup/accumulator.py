@@ -70,8 +70,8 @@ class HistogramAccumulator(nn.Module):
         Parameters
         ----------
         log_s, log_1ms : Tensor of shape (N,) or (groups, N)
-            log S and log(1 - S), as :func:`resup.log_label_similarity` gives them. A sample whose
-            value is not finite is left out.
+            log S and log(1 - S), as :func:`resup.log_label_similarity` gives them. A sample with
+            NaN is left out, one with -inf counts in the outermost bin.
         weights : Tensor of the same shape, optional
             Not negative; ones by default.
         """

@@ -41,8 +41,8 @@ class DecoyMixture(SimilarityMixture):
     better one where wrong labels look like decoys. Where they do not, because they are plausible
     (people, or one class taken for another) or learnt by heart, it finds too little noise. The
     *Betas* take a form, and their noise rate from `seen_rate`, what the network's surest
-    predictions show. The log-odds are the mean of both, the contrast weighing the more the nearer
-    its noise rate is to the Betas'.
+    predictions show, or from the contrast if that finds more. The log-odds are the mean of both,
+    the contrast weighing the more the nearer its noise rate is to the Betas'.
 
     Parameters
     ----------

@@ -120,7 +120,8 @@ class CoTrainer:
         One record an epoch, of plain numbers: ``epoch``, ``loss``, ``cross_entropy``,
         ``consistency``, ``weight_a``, ``weight_b`` (mean weights given by each network),
         ``noise_rate_a``, ``noise_rate_b`` (of the mixtures fitted after the epoch), ``lr``, and
-        with a `val_loader` ``val_accuracy_a``, ``val_accuracy_b``.
+        with a `val_loader` ``val_accuracy_a``, ``val_accuracy_b``. ``consistency`` is there from
+        the first weighed epoch on, the noise rates once there are mixtures.
     weigher : SampleWeigher
         Holds the fitted mixtures (``weigher.mixtures_``). Where the networks are so small that
         its many small operations show, ``trainer.weigher.compile()`` makes a few kernels of them.

@@ -51,14 +51,13 @@ class SampleWeigher(nn.Module):
         memorised, so two noise rates are remembered. The one seen: the highest that two epochs in a
         row have shown, or that the decoys account for where this is more. The one found: the
         highest of three fits in a row; the next fit finds no less, up to twice the one seen.
-        After its first fit no label is taken to be less likely right than 0.4 of the share of right
-        labels that the network still contradicts.
-        The weights in training are held to one half as long as fewer fits have found that most
-        labels are wrong, since networks that know little yet must not choose what to learn from.
-        All odds are shifted alike. While a network finds that most labels are wrong, its weights
-        are scaled so that the labels of each class weigh the same on average
-        (:class:`resup.balance.ClassBalance`); a CUDA graph has to be captured anew when a `refit`
-        has changed `balanced`.
+        In a network's first fit no label is taken to be less likely right than 0.4 of the share of
+        right labels that it contradicts. In training, the mean posterior of a wrong label is at
+        most one half until three fits in a row have found more, since networks that know little
+        yet must not choose what to learn from. To hold a rate, all odds are shifted alike. While a
+        network finds that most labels are wrong, its weights are scaled so that the labels of each
+        class weigh the same on average (:class:`resup.balance.ClassBalance`); a CUDA graph has to
+        be captured anew when a `refit` has changed `balanced`.
     networks : int, default=2
         How many networks are weighed.
     negligible_noise : float, default=0.02
