@@ -61,13 +61,13 @@ def log_label_similarity(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tenso
     check_logits_targets(logits, targets)
     with torch.autocast(logits.device.type, enabled=False):
         z = logits if logits.dtype == torch.float64 else logits.float()
-        z = z - z.detach().amax(1, keepdim=True) if len(z) else z
         y = targets.long()[:, None]
-        log_norm2 = torch.logsumexp(2 * z, 1)
-        log_rest2 = torch.logsumexp(2 * z.scatter(1, y, -torch.inf), 1)
-        log_s = (z.gather(1, y)[:, 0] - log_norm2 / 2).clamp(max=0)
-        log_1ms = (log_rest2 - log_norm2).clamp(max=0) - log_s.exp().log1p()
-        return log_s, log_1ms
+        log_p2 = torch.log_softmax(2 * z, 1)  # log p^2 / sum p^2; one kernel, logsumexp takes nine
+        log_s = log_p2.gather(1, y)[:, 0] / 2
+        rest = log_p2.scatter(1, y, -torch.inf).clamp(min=torch.finfo(z.dtype).min)
+        top, place = rest.max(1, keepdim=True)
+        log_1ms2 = (top - torch.log_softmax(rest, 1).gather(1, place))[:, 0].clamp(max=0)
+        return log_s, log_1ms2 - log_s.exp().log1p()
 
 
 def cosine_label_similarity(logits: Tensor, targets: Tensor) -> Tensor:
