@@ -117,7 +117,8 @@ def markdown(table: Table, results: Results) -> str:
             lines.append(f"| {method} | " + " | ".join(c or "–" for c in cells) + " |")
         if method in table.paper:
             lines.append(published(method, table))
-    lines += [published(name, table) for name in table.paper if name not in table.rows]
+    others = [name for name, row in table.paper.items() if name not in table.rows and any(row)]
+    lines += [published(name, table) for name in others]
     return "\n".join(lines)
 
 

@@ -28,6 +28,7 @@ ORDER = [
     "progress",
     "callbacks",
     "checkpoint",
+    "pair",
     "trainer",
     "noise",
     "plotting",

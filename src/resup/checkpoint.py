@@ -6,7 +6,10 @@ import os
 import pickle
 import random
 import re
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +150,27 @@ def set_random_states(
     random.setstate(states["python"])
     for generator, state in zip(generators, states["loader"], strict=False):
         generator.set_state(state)
+
+
+@contextmanager
+def on_sigterm(act: Callable[[], None]) -> Iterator[None]:
+    """While inside, SIGTERM calls `act` and does not end the process; main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    # The workers of a loader may be told to stop too, which is no error then.
+    of_workers = [signal.SIGCHLD] if hasattr(signal, "SIGCHLD") else []
+
+    def handle(*_: Any) -> None:
+        act()
+        for number in of_workers:
+            signal.signal(number, signal.SIG_DFL)
+
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, *of_workers)]
+    signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)

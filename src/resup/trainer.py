@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import os
 import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,6 @@ from typing_extensions import Self
 from . import loaders
 from ._validation import (
     check_choice,
-    check_logits_targets,
-    check_models,
     check_number,
     check_optimizers,
     check_pair,
@@ -34,12 +31,14 @@ from .checkpoint import (
     check_path,
     load_checkpoint,
     load_part,
+    on_sigterm,
     random_states,
     save_checkpoint,
     set_random_states,
 )
-from .distributed import everyones, explain_loss, global_means, is_distributed, rank, unwrap
+from .distributed import everyones, explain_loss, is_distributed, rank, unwrap
 from .losses import ConsistencyLoss, CrossWeightedLoss
+from .pair import NetworkPair
 from .progress import EpochProgress
 from .report import LabelReport
 from .similarity import Signal
@@ -50,7 +49,7 @@ __all__ = ["CoTrainer"]
 FORMAT_VERSION = 1
 
 
-class CoTrainer:
+class CoTrainer(NetworkPair):
     r"""Train a pair of networks that weigh each other's samples (Eq. 6).
 
     .. math:: L = L_{\mathrm{cross\text{-}weighted}} + \lambda \, L_{\mathrm{consistency}}
@@ -177,7 +176,7 @@ class CoTrainer:
         callbacks: Sequence[Callback] = (),
         progress: bool = True,
     ) -> None:
-        self.models = check_models(models)
+        super().__init__(models, autocast, unpack)
         self.optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
         check_optimizers(self.models, self.optimizers)
         if scheduler is None:
@@ -205,15 +204,12 @@ class CoTrainer:
         self.weight_threshold = weight_threshold
         self.refit_every = refit_every
         self.scheduler_interval = scheduler_interval
-        self.autocast = autocast
         self.scaler = scaler
         self.clip_grad_norm = clip_grad_norm
         self.accumulate = accumulate
-        self.unpack = unpack
         self.callbacks = list(callbacks)
         self.progress = progress
 
-        self.device = next(p.device for model in self.models for p in model.parameters())
         self.weigher = SampleWeigher(mixture, signal=signal).to(self.device)
         self.cross_weighted = CrossWeightedLoss()
         self.epoch = 0
@@ -249,7 +245,8 @@ class CoTrainer:
         resume : path, optional
             Go on from this checkpoint, exactly: random states too are taken from it. It may be
             missing only if it is the `checkpoint` path itself, so that one command both starts
-            and restarts a run.
+            and restarts a run. (Workers of a DataLoader that persist have random states of their
+            own, which no checkpoint holds.)
 
         Returns
         -------
@@ -277,9 +274,9 @@ class CoTrainer:
             for callback in self.callbacks:
                 callback.on_fit_start(self)
                 ends.callback(callback.on_fit_end, self)
-            ends.enter_context(
-                self._stopped_by_sigterm(checkpoint is not None and not is_distributed())
-            )
+            self._stop = False
+            if checkpoint is not None and not is_distributed():
+                ends.enter_context(on_sigterm(self._stop_soon))
             try:
                 while self.epoch < epochs:
                     record = self.train_epoch(train_loader)
@@ -383,23 +380,6 @@ class CoTrainer:
         values |= {"loss": loss, "weight_a": posteriors[0].mean(), "weight_b": posteriors[1].mean()}
         return {key: value.detach() for key, value in values.items()}
 
-    def forward(self, model: nn.Module, inputs: Any) -> Tensor:
-        """Logits (N, C) of one model."""
-        if isinstance(inputs, Mapping):
-            output = model(**inputs)
-        elif isinstance(inputs, (tuple, list)):
-            output = model(*inputs)
-        else:
-            output = model(inputs)
-        logits = output.get("logits") if isinstance(output, Mapping) else output
-        logits = getattr(logits, "logits", logits)
-        if not isinstance(logits, Tensor):
-            raise TypeError(
-                "a model must return logits, or an object or mapping with logits, got "
-                f"{type(output).__name__}; override CoTrainer.forward for other models"
-            )
-        return logits
-
     def weights(self, posteriors: Tensor) -> tuple[Tensor, Tensor]:
         """Weights that A and B give, of the posteriors (2, N); the loss crosses them over."""
         if self.exchange == "own":
@@ -434,18 +414,6 @@ class CoTrainer:
             self._step_schedulers()
 
     # ------------------------------------------------------------------ looking
-
-    @torch.no_grad()
-    def evaluate(self, loader: Iterable[Any]) -> dict[str, float]:
-        """Accuracy of each network on `loader`: ``accuracy_a``, ``accuracy_b``, in [0, 1]."""
-        right = torch.zeros(2, device=self.device)
-        samples = 0
-        for logits, targets in self._predict(loader):
-            right += (logits.argmax(-1) == targets).sum(1)
-            samples += len(targets)
-        if not samples:
-            raise ValueError("the loader to evaluate gave no sample")
-        return global_means({"accuracy_a": right[0], "accuracy_b": right[1]}, samples)
 
     @torch.no_grad()
     def clean_probability(self, loader: Iterable[Any]) -> Tensor:
@@ -515,24 +483,6 @@ class CoTrainer:
         if not columns:
             raise ValueError("the loader gave no batch")
         return [torch.cat(column).cpu() for column in zip(*columns, strict=True)]
-
-    def _predict(self, loader: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Logits (2, N, C) and targets of each batch, in eval mode; training goes on as without."""
-        modes, randomness = [model.training for model in self.models], random_states()
-        for model in self.models:
-            model.eval()
-        try:
-            for batch in loader:
-                inputs, targets = self._to_device(batch)
-                with self._autocast():
-                    logits = [self.forward(model, inputs) for model in self.models]
-                check_pair(*logits)
-                check_logits_targets(logits[0], targets)
-                yield torch.stack(logits), targets
-        finally:
-            set_random_states(randomness)  # a DataLoader draws a seed for its workers
-            for model, mode in zip(self.models, modes, strict=True):
-                model.train(mode)
 
     # ------------------------------------------------------------------ state
 
@@ -628,25 +578,8 @@ class CoTrainer:
                     self.weigher(logits, targets)
         self.weigher.refit()
 
-    @contextmanager
-    def _stopped_by_sigterm(self, enabled: bool) -> Iterator[None]:
-        """While inside, SIGTERM sets `_stop`, which ends the epoch after the step in hand."""
-        self._stop = False
-        if not enabled or threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def stop(*_: Any) -> None:
-            self._stop = True
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a loader's workers may be told to
-
-        before = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGCHLD)]
-        signal.signal(signal.SIGTERM, stop)
-        try:
-            yield
-        finally:
-            for number, handler in before:
-                signal.signal(number, handler)
+    def _stop_soon(self) -> None:
+        self._stop = True
 
     def _progress_bar(self, loader: Iterable[Any]) -> Any:
         # The bar is not given the loader: some versions of tqdm start an iteration of their own,
@@ -659,22 +592,6 @@ class CoTrainer:
             disable=not self.progress or not self.is_main_process,
             leave=False,
         )
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.autocast is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.autocast)
-
-    def _to_device(self, batch: Any) -> tuple[Any, Tensor]:
-        if self.unpack is not None:
-            batch = self.unpack(batch)
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            size = f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
-            found = f"got {type(batch).__name__}{size}"
-            if self.unpack is not None:
-                raise TypeError(f"unpack must return a pair (inputs, targets), {found}")
-            raise TypeError(f"a batch must be a pair (inputs, targets), {found}; pass unpack=")
-        return _move(batch[0], self.device), _move(batch[1], self.device)
 
     def _zero_grad(self) -> None:
         for optimizer in self.optimizers:
@@ -705,13 +622,3 @@ class CoTrainer:
                 "try a smaller learning rate, clip_grad_norm=1.0, bfloat16 in place of float16, or "
                 "look for NaN in the inputs of that batch"
             )
-
-
-def _move(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, Mapping):
-        return {key: _move(item, device) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_move(item, device) for item in value]
-    return value

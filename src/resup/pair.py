@@ -1,0 +1,102 @@
+"""Two networks called alike: what training and judging share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ._validation import check_logits_targets, check_models, check_pair
+from .checkpoint import random_states, set_random_states
+from .distributed import global_means
+
+
+class NetworkPair:
+    """The part of `CoTrainer` that calls the models, on its device and under its autocast."""
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        autocast: torch.dtype | None,
+        unpack: Callable[[Any], tuple[Any, Tensor]] | None,
+    ) -> None:
+        self.models = check_models(models)
+        self.device = next(p.device for model in self.models for p in model.parameters())
+        self.autocast = autocast
+        self.unpack = unpack
+
+    def forward(self, model: nn.Module, inputs: Any) -> Tensor:
+        """Logits (N, C) of one model."""
+        if isinstance(inputs, Mapping):
+            output = model(**inputs)
+        elif isinstance(inputs, (tuple, list)):
+            output = model(*inputs)
+        else:
+            output = model(inputs)
+        logits = output.get("logits") if isinstance(output, Mapping) else output
+        logits = getattr(logits, "logits", logits)
+        if not isinstance(logits, Tensor):
+            raise TypeError(
+                "a model must return logits, or an object or mapping with logits, got "
+                f"{type(output).__name__}; override CoTrainer.forward for other models"
+            )
+        return logits
+
+    @torch.no_grad()
+    def evaluate(self, loader: Iterable[Any]) -> dict[str, float]:
+        """Accuracy of each network on `loader`: ``accuracy_a``, ``accuracy_b``, in [0, 1]."""
+        right = torch.zeros(2, device=self.device)
+        samples = 0
+        for logits, targets in self._predict(loader):
+            right += (logits.argmax(-1) == targets).sum(1)
+            samples += len(targets)
+        if not samples:
+            raise ValueError("the loader to evaluate gave no sample")
+        return global_means({"accuracy_a": right[0], "accuracy_b": right[1]}, samples)
+
+    def _predict(self, loader: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits (2, N, C) and targets of each batch, in eval mode; training goes on as without."""
+        modes, randomness = [model.training for model in self.models], random_states()
+        for model in self.models:
+            model.eval()
+        try:
+            for batch in loader:
+                inputs, targets = self._to_device(batch)
+                with self._autocast():
+                    logits = [self.forward(model, inputs) for model in self.models]
+                check_pair(*logits)
+                check_logits_targets(logits[0], targets)
+                yield torch.stack(logits), targets
+        finally:
+            set_random_states(randomness)  # a DataLoader draws a seed for its workers
+            for model, mode in zip(self.models, modes, strict=True):
+                model.train(mode)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast)
+
+    def _to_device(self, batch: Any) -> tuple[Any, Tensor]:
+        if self.unpack is not None:
+            batch = self.unpack(batch)
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            size = f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
+            found = f"got {type(batch).__name__}{size}"
+            if self.unpack is not None:
+                raise TypeError(f"unpack must return a pair (inputs, targets), {found}")
+            raise TypeError(f"a batch must be a pair (inputs, targets), {found}; pass unpack=")
+        return _move(batch[0], self.device), _move(batch[1], self.device)
+
+
+def _move(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, Mapping):
+        return {key: _move(item, device) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_move(item, device) for item in value]
+    return value
