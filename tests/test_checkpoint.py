@@ -150,8 +150,10 @@ class Score(Callback):
 def test_numbers_of_numpy_come_back_as_numbers(tmp_path):
     path = tmp_path / "checkpoint.pt"
     trainer, loader = make([Score(np.float64(0.5))])
+    stepped = torch.optim.lr_scheduler
     trainer.schedulers = [
-        torch.optim.lr_scheduler.LambdaLR(trainer.optimizers[0], lambda epoch: np.cos(0.1 * epoch))
+        stepped.LambdaLR(trainer.optimizers[0], lambda epoch: np.cos(0.1 * epoch)),
+        stepped.MultiStepLR(trainer.optimizers[0], np.array([5, 9])),
     ]
     trainer.fit(loader, 1, checkpoint=path)
     state = load_checkpoint(path)
@@ -183,16 +185,19 @@ def test_a_state_of_another_kind(tmp_path):
         scheduler = scheduler or (lambda o: torch.optim.lr_scheduler.StepLR(o, 2, 0.5))
         return CoTrainer(nets, stepper, scheduler(stepper), progress=False, **options)
 
-    for misfit, name in (
-        (other(torch.nn.Linear(6, 3)), r"models\[0\]"),
-        (other(optimizer=torch.optim.SGD), r"optimizers\[0\] does not fit: SGD has no"),
+    for misfit, message in (
+        (other(torch.nn.Linear(6, 3)), r"the state of models\[0\] does not fit"),
+        (
+            other(optimizer=torch.optim.SGD),
+            "state is of .*, this trainer has SGD, StepLR",
+        ),
         (
             other(scheduler=lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 9)),
-            r"schedulers\[0\] does not fit: CosineAnnealingLR has no gamma, step_size",
+            "state is of Adam, StepLR, this trainer has Adam, CosineAnnealingLR",
         ),
-        (other(mixture=BetaMixture()), "the weigher"),
+        (other(mixture=BetaMixture()), "the state of the weigher does not fit"),
     ):
-        with pytest.raises(ValueError, match=f"the state of {name}"):
+        with pytest.raises(ValueError, match=message):
             misfit.fit(loader, 2, resume=path)
 
 

@@ -342,6 +342,16 @@ def test_raf_db_with_published_noise(tmp_path, image, rest):
     assert data.test.labels.tolist() == [3]
 
 
+def test_raf_db_with_a_byte_order_mark(tmp_path, image):
+    write_raf_db(image, tmp_path)
+    table = tmp_path / "EmoLabel" / "list_patition_label.txt"
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())
+    assert datasets.raf_db(tmp_path).train.labels.tolist() == [4, 0, 6]
+    write(table, RAF_DB + "Train_00004.jpg 2\n")
+    with pytest.raises(ValueError, match=r"must begin with train or test, got Train_00004.jpg"):
+        datasets.raf_db(tmp_path)
+
+
 def test_raf_db_that_is_not_whole(tmp_path, image):
     with pytest.raises(FileNotFoundError, match=r"list_patition_label.txt is missing; .*whdeng"):
         datasets.raf_db(tmp_path)

@@ -157,7 +157,7 @@ def test_torchscript_free_pickle(tmp_path):
         (
             {"weights_b": torch.ones(6, 1)},
             ValueError,
-            r"weights_b must have shape \(6,\), got \(6, 1\)",
+            r"weights_b must have shape \(6,\) on cpu, got \(6, 1\)",
         ),
     ],
 )
@@ -175,3 +175,11 @@ def test_unknown_reduction():
         ConsistencyLoss("avg")
     with pytest.raises(ValueError, match="reduction must be one of"):
         SymmetricKLLoss("avg")
+
+
+def test_weights_that_are_no_tensors():
+    z, y = torch.zeros(3, 4), torch.zeros(3, dtype=torch.long)
+    with pytest.raises(TypeError, match="weights_a must be a Tensor, got float"):
+        cross_weighted_loss(z, z, y, 0.5, torch.ones(3))
+    with pytest.raises(ValueError, match=r"weights_b must have .* on cpu, got .* on meta"):
+        cross_weighted_loss(z, z, y, torch.ones(3), torch.ones(3, device="meta"))

@@ -167,3 +167,13 @@ def test_human_labels_need_no_transition():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_class_of_no_probability_is_never_drawn():
+    assert draw_labels(np.tile([0.49999, 0.5, 0], (200_000, 1)), 0).max() == 1
+
+
+def test_any_seed_of_numpy():
+    features, labels = np.ones((4, 2)), [0, 1, 0, 1]
+    for seed in (None, np.int64(3), np.random.default_rng(0), np.random.SeedSequence(0)):
+        assert instance_transition(features, labels, 0.3, 2, seed=seed).shape == (4, 2)

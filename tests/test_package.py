@@ -9,6 +9,7 @@ import resup
 
 SOURCE = Path(resup.__file__).parent
 ORDER = [
+    "_module",
     "_validation",
     "loaders",
     "similarity",

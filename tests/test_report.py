@@ -281,3 +281,11 @@ def test_a_rate_that_is_no_share(rate):
     report = LabelReport.ranked([0], [1], [True], [0.1], [0.2])
     with pytest.raises(ValueError, match=r"false_discovery_rate must lie in \[0, 1\], got"):
         report.suspects(rate)
+
+
+@pytest.mark.parametrize("name", ["given", "suggested", "agree"])
+def test_columns_of_another_length(name):
+    columns = {"given": [0, 1], "suggested": [1, 1], "agree": [True, False]}
+    columns[name] = columns[name] + columns[name][:1]
+    with pytest.raises(ValueError, match=rf"{name} must have shape \(2,\), got \(3,\)"):
+        LabelReport.ranked(**columns, clean_a=[0.1, 0.2], clean_b=[0.3, 0.1])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.mixture import GaussianMixture
+from torch import nn
 
 from resup import (
     BetaMixture,
@@ -368,3 +369,58 @@ def test_logits_of_other_networks(shape):
         weigher(torch.randn(shape), torch.zeros(5, dtype=torch.long))
     with pytest.raises(ValueError, match=r"targets must have shape \(5,\) .*, got \(4,\)"):
         weigher(torch.randn(2, 5, 3), torch.zeros(4, dtype=torch.long))
+
+
+def fitted_weigher(mixture=None):
+    logits, targets, _ = logits_like_a_network()
+    weigher = SampleWeigher(mixture)
+    weigher(logits, targets)
+    weigher.refit()
+    return weigher, logits, targets
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_it_keeps_its_dtypes_in_a_module_that_changes_its_own(dtype):
+    weigher, logits, targets = fitted_weigher()
+    expected = weigher.judge(logits, targets)
+    before = {name: buffer.dtype for name, buffer in weigher.named_buffers()}
+    nn.ModuleList([weigher, nn.Linear(2, 2)]).to(dtype)
+    assert {name: buffer.dtype for name, buffer in weigher.named_buffers()} == before
+    assert torch.equal(weigher.judge(logits, targets), expected)
+    weigher(logits, targets)
+
+
+def test_looking_changes_nothing_where_classes_are_balanced():
+    weigher, logits, targets = fitted_weigher()
+    weigher.balance.on.fill_(True)
+    weigher.balanced = True
+    weigher(logits, targets)
+    state = copy.deepcopy(weigher.state_dict())
+    first, again = (weigher(logits, targets, record=False) for _ in "ab")
+    assert torch.equal(first, again)
+    torch.testing.assert_close(weigher.state_dict(), state, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_state_without_decoys_is_refused_by_name():
+    weigher, *_ = fitted_weigher(BetaMixture())
+    with pytest.raises(RuntimeError, match=r"Missing key\(s\).*fitted_decoys"):
+        SampleWeigher().load_state_dict(weigher.state_dict())
+
+
+def test_a_first_batch_in_inference_mode():
+    logits, targets, _ = logits_like_a_network()
+    weigher = SampleWeigher()
+    with torch.inference_mode():
+        weigher(logits, targets)
+    weigher(logits, targets)
+    weigher.refit()
+    assert len(weigher.mixtures_) == 2
+
+
+def test_classes_do_not_change_within_an_epoch():
+    weigher = SampleWeigher()
+    weigher(torch.randn(2, 9, 5), torch.randint(5, (9,)))
+    with pytest.raises(ValueError, match="logits must have 5 classes until the next reset, got 6"):
+        weigher(torch.randn(2, 9, 6), torch.randint(5, (9,)))
+    weigher.refit()
+    weigher(torch.randn(2, 9, 6), torch.randint(5, (9,)))

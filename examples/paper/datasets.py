@@ -201,6 +201,8 @@ def raf_db(
     folder = table.parent.parent / "Image" / "aligned"
     labels = _raf_db_labels(table)
     given = _raf_db_labels(Path(label_file)) if label_file else labels
+    if strange := [name for name in labels if not name.startswith(("train", "test"))]:
+        raise ValueError(f"{table}: names must begin with train or test, got {strange[0]}")
 
     def split(part: str, labels_of: dict[str, int]) -> Split:
         names = [name for name in labels if name.startswith(part)]
@@ -331,7 +333,7 @@ def _rows(
     path: Path, columns: int, delimiter: str = ",", header: list[str] | None = None
 ) -> list[list[str]]:
     """Rows of a table without its header; blank lines are passed over."""
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.reader((line.strip() for line in file), delimiter=delimiter))
     for number, row in enumerate(rows, 1):
         if row and len(row) != columns:

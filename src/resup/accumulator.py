@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ._module import StateModule
 from .histogram import FIRST, N_BINS, SHIFT, SMALLEST, SimilarityHistogram
 from .similarity import Signal, check_signal, log_signal
 
@@ -27,7 +28,7 @@ def binned(log_s: Tensor, log_1ms: Tensor) -> tuple[Tensor, Tensor]:
     return device_bin_index(log_s, log_1ms), known.double()
 
 
-class HistogramAccumulator(nn.Module):
+class HistogramAccumulator(StateModule):
     """Fills similarity histograms on the device, without making the host wait.
 
     Parameters
@@ -102,7 +103,7 @@ CONFIDENCE_BINS = 76
 _LOWEST, _PER_UNIT = -5.0, 4.0  # of the logit of the highest probability
 
 
-class DecoyAccumulator(nn.Module):
+class DecoyAccumulator(StateModule):
     """Gathers on the device what `DecoyMixture` needs beside the similarities of an epoch.
 
     Each call takes one decoy a sample, its similarity to the label `shift` classes further on; the
@@ -134,13 +135,15 @@ class DecoyAccumulator(nn.Module):
         check_signal(signal)
         self.groups = groups
         self.signal = signal
+        self.began = False  # known to the host, unlike the counts
         self.histograms = HistogramAccumulator(groups)
         self.register_buffer("shift", torch.zeros((), dtype=torch.int64))
         self.register_buffer("contradictions", self._no_contradictions(0))
 
     def _no_contradictions(self, n_classes: int) -> Tensor:
         shape = (self.groups, n_classes, CONFIDENCE_BINS, 2)
-        return torch.zeros(shape, dtype=torch.int32, device=self.shift.device)
+        with torch.inference_mode(False):  # a first batch may come in it, a later one not
+            return torch.zeros(shape, dtype=torch.int32, device=self.shift.device)
 
     @torch.no_grad()
     def update(self, logits: Tensor, targets: Tensor) -> None:
@@ -167,8 +170,12 @@ class DecoyAccumulator(nn.Module):
         """Add a batch whose decoys have these bins and weights, (groups, N)."""
         self.histograms.add(index, weights)
         groups, n, c = logits.shape
-        if self.contradictions.shape[1] != c:
+        before = self.contradictions.shape[1]
+        if before != c:
+            if before and self.began:
+                raise ValueError(f"logits must have {before} classes until the next reset, got {c}")
             self.contradictions = self._no_contradictions(c)
+        self.began = True
         z = logits.reshape(-1, c).float()
         top, predicted = z.max(1)
         odds = (z - top[:, None]).exp().scatter(1, predicted[:, None], 0).sum(1)  # against it
@@ -183,6 +190,7 @@ class DecoyAccumulator(nn.Module):
         """Forget all samples; the shift goes on."""
         self.histograms.reset()
         self.contradictions.zero_()
+        self.began = False
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         counts = state_dict.get(f"{prefix}contradictions")

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from ._module import StateModule
 
 __all__ = ["ClassBalance"]
 
 PRIOR = 8.0  # samples of average weight that each class begins with
 
 
-class ClassBalance(nn.Module):
+class ClassBalance(StateModule):
     r"""Scales sample weights so that the labels of each class weigh the same on average.
 
     .. math:: w_i \leftarrow \min\Bigl(1, \; w_i \frac{\bar w}{\bar w_{y_i}}\Bigr)
@@ -62,11 +64,14 @@ class ClassBalance(nn.Module):
 
     def _no_sums(self, n_classes: int) -> Tensor:
         shape = len(self.on), n_classes, 2
-        return torch.zeros(shape, dtype=torch.float64, device=self.on.device)
+        with torch.inference_mode(False):
+            return torch.zeros(shape, dtype=torch.float64, device=self.on.device)
 
     @torch.no_grad()
-    def forward(self, weights: Tensor, targets: Tensor, n_classes: int) -> Tensor:
-        """Scale the weights of a batch, which counts towards the means.
+    def forward(
+        self, weights: Tensor, targets: Tensor, n_classes: int, record: bool = True
+    ) -> Tensor:
+        """Scale the weights of a batch.
 
         Parameters
         ----------
@@ -75,19 +80,24 @@ class ClassBalance(nn.Module):
         targets : Tensor of shape (N,)
             Given labels.
         n_classes : int
+        record : bool, default=True
+            Whether the batch counts towards the means of the batches to come.
 
         Returns
         -------
         Tensor of shape (groups, N)
             In [0, 1].
         """
-        if self.sums.shape[1] != n_classes:
-            self.sums = self._no_sums(n_classes)
+        fits = self.sums.shape[1] == n_classes
         both = torch.stack([weights, torch.ones_like(weights)], -1).to(self.sums.dtype)
-        self.sums.index_add_(1, targets.long(), both)
-        total, n = self.sums.sum(1, keepdim=True).unbind(-1)
+        sums = (self.sums if fits else self._no_sums(n_classes)).index_add(1, targets.long(), both)
+        if record and fits:
+            self.sums.copy_(sums)
+        elif record:
+            self.sums = sums
+        total, n = sums.sum(1, keepdim=True).unbind(-1)
         mean = total / n
-        of_class = (self.sums[..., 0] + PRIOR * mean) / (self.sums[..., 1] + PRIOR)
+        of_class = (sums[..., 0] + PRIOR * mean) / (sums[..., 1] + PRIOR)
         scale = torch.where(self.on[:, None], mean / of_class.clamp(min=1e-12), 1.0)
         scaled: Tensor = (weights * scale.to(weights.dtype)[:, targets.long()]).clamp(max=1)
         return scaled

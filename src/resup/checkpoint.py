@@ -8,6 +8,7 @@ import random
 import re
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.optim import Optimizer
 
 __all__ = ["load_checkpoint", "random_states", "save_checkpoint", "set_random_states"]
 
@@ -74,8 +73,8 @@ def _plain(value: Any) -> Any:
         return value.item()
     if type(value) in (list, tuple):
         return type(value)(map(_plain, value))
-    if type(value) is dict:  # other mappings are the models', whose attributes count
-        return {key: _plain(item) for key, item in value.items()}
+    if type(value) in (dict, Counter):  # other mappings are the models', whose attributes count
+        return type(value)({_plain(key): _plain(item) for key, item in value.items()})
     return value
 
 
@@ -110,17 +109,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def load_part(part: Any, saved: Mapping[str, Any], name: str) -> None:
-    """Load the state of a model, an optimizer or a scheduler; raise ValueError if it does not fit.
-
-    Optimizers and schedulers would take over settings of another kind without a word.
-    """
+    """Load the state of a model, an optimizer and so on; raise ValueError if it does not fit."""
     try:
-        if not isinstance(part, nn.Module):
-            old, new = saved, part.state_dict()
-            if isinstance(part, Optimizer):
-                old, new = old["param_groups"][0], new["param_groups"][0]
-            if unknown := sorted(set(old) - set(new)):
-                raise ValueError(f"{type(part).__name__} has no {', '.join(unknown)}")
         part.load_state_dict(saved)
     except (RuntimeError, ValueError, KeyError) as error:
         raise ValueError(f"the state of {name} does not fit: {error}") from error
@@ -159,18 +149,17 @@ def on_sigterm(act: Callable[[], None]) -> Iterator[None]:
         yield
         return
 
-    # The workers of a loader may be told to stop too, which is no error then.
-    of_workers = [signal.SIGCHLD] if hasattr(signal, "SIGCHLD") else []
+    changed: list[tuple[int, Any]] = []
 
     def handle(*_: Any) -> None:
         act()
-        for number in of_workers:
-            signal.signal(number, signal.SIG_DFL)
+        if hasattr(signal, "SIGCHLD"):  # a loader's workers may be told to stop too: no error then
+            changed.append((signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_DFL)))
 
-    before = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, *of_workers)]
-    signal.signal(signal.SIGTERM, handle)
+    changed.append((signal.SIGTERM, signal.signal(signal.SIGTERM, handle)))
     try:
         yield
     finally:
-        for number, handler in before:
-            signal.signal(number, handler)
+        for number, handler in reversed(changed):
+            if handler is not None:  # None: it was not set from Python
+                signal.signal(number, handler)

@@ -69,7 +69,7 @@ def cross_weighted_loss(
     Raises
     ------
     TypeError
-        If logits are not floating or targets are not integer.
+        If logits are not floating, targets are not integer, or weights are no tensors.
     ValueError
         If shapes or devices do not match, targets are out of range (checked on CPU), only one of
         the weights is given, or `reduction` is unknown.
@@ -96,8 +96,13 @@ def cross_weighted_loss(
         if weights_a is None or weights_b is None:
             return _reduce(ce_a + ce_b, reduction)
         for name, weights in (("weights_a", weights_a), ("weights_b", weights_b)):
-            if weights.shape != (n,):
-                raise ValueError(f"{name} must have shape ({n},), got {tuple(weights.shape)}")
+            if not isinstance(weights, Tensor):
+                raise TypeError(f"{name} must be a Tensor, got {type(weights).__name__}")
+            if weights.shape != (n,) or weights.device != logits_a.device:
+                raise ValueError(
+                    f"{name} must have shape ({n},) on {logits_a.device}, "
+                    f"got {tuple(weights.shape)} on {weights.device}"
+                )
         w_a, w_b = weights_a.detach().to(ce_b.dtype), weights_b.detach().to(ce_a.dtype)
         return _reduce(w_b * ce_a + w_a * ce_b, reduction)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -203,7 +204,8 @@ def instance_transition(
     if not np.isfinite(x).all():
         raise ValueError("features must be finite, got nan or inf")
     x = x.reshape(len(x), math.prod(x.shape[1:]))
-    rng = np.random.default_rng((seed, 1))  # not the numbers `draw_labels` takes from this seed
+    # not the numbers that `draw_labels` takes from this seed
+    rng = np.random.default_rng((seed, 1) if isinstance(seed, Integral) else seed)
     wrong = _truncated_normal(rng.random(len(true)), rate, spread)
     logits = np.empty((len(true), n_classes))
     for c in range(n_classes):
@@ -238,7 +240,7 @@ def draw_labels(distributions: ArrayLike, seed: int) -> Labels:
     array([0, 1, 1])
     """
     cumulative = _check_distributions("distributions", distributions).cumsum(1)
-    cumulative[:, -1] = 1
+    cumulative /= cumulative[:, -1:]  # 1 but for rounding
     u = np.random.default_rng(seed).random(len(cumulative))
     labels: Labels = (u[:, None] >= cumulative).sum(1)
     return labels

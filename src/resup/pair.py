@@ -57,8 +57,13 @@ class NetworkPair:
             raise ValueError("the loader to evaluate gave no sample")
         return global_means({"accuracy_a": right[0], "accuracy_b": right[1]}, samples)
 
-    def _predict(self, loader: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Logits (2, N, C) and targets of each batch, in eval mode; training goes on as without."""
+    def _predict(
+        self, loader: Iterable[Any], rewind: bool = True
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits (2, N, C) and targets of each batch, in eval mode.
+
+        With `rewind` the global random states are put back, and training goes on as without.
+        """
         modes, randomness = [model.training for model in self.models], random_states()
         for model in self.models:
             model.eval()
@@ -71,7 +76,8 @@ class NetworkPair:
                 check_logits_targets(logits[0], targets)
                 yield torch.stack(logits), targets
         finally:
-            set_random_states(randomness)  # a DataLoader draws a seed for its workers
+            if rewind:  # a DataLoader draws a seed for its workers
+                set_random_states(randomness)
             for model, mode in zip(self.models, modes, strict=True):
                 model.train(mode)
 

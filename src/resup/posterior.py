@@ -9,10 +9,11 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Self
 
 from ._base import ALWAYS_RIGHT, LogOdds
+from ._module import StateModule
 from .accumulator import device_bin_index
 from .histogram import CENTRES, N_BINS, SimilarityHistogram, as_similarities, in_range, to_numpy
 
@@ -23,7 +24,7 @@ class _HasLogOdds(Protocol):
     log_odds_: LogOdds
 
 
-class Posterior(nn.Module):
+class Posterior(StateModule):
     r"""Probability that a label is right, as a function of its similarity S (Eq. 5).
 
     .. math:: w(S) = \sigma\bigl(a \log S + b \log(1 - S) + c\bigr), \qquad S \in [s_0, s_1]
@@ -115,7 +116,7 @@ class Posterior(nn.Module):
             return torch.sigmoid(a * log_s + b * log_1ms + c)
 
 
-class TablePosterior(nn.Module):
+class TablePosterior(StateModule):
     """Probability that a label is right, read from a table over the bins of S.
 
     It takes the place of :class:`resup.Posterior` for mixtures without its closed form. Where their

@@ -53,8 +53,10 @@ class LabelReport:
         """Make the table from columns in loader order, each (N,)."""
         a, b = np.asarray(clean_a, np.float64), np.asarray(clean_b, np.float64)
         clean = (a + b) / 2 if probability is None else to_numpy(probability).astype(np.float64)
-        if clean.shape != a.shape:
-            raise ValueError(f"probability must have shape {a.shape}, got {clean.shape}")
+        columns = {"probability": clean, "given": given, "suggested": suggested, "agree": agree}
+        for name, column in columns.items():
+            if np.shape(column) != a.shape:
+                raise ValueError(f"{name} must have shape {a.shape}, got {np.shape(column)}")
         order = np.argsort(clean, kind="stable")
         return cls(
             index=order,

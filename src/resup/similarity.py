@@ -39,8 +39,8 @@ def log_label_similarity(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tenso
     -------
     log_s, log_1ms : Tensor of shape (N,)
         log S and log(1 - S), both <= 0, on the device of `logits`; float64 for float64 logits and
-        float32 for every other dtype, inside autocast too. Differentiable. A row of logits that is
-        not finite gives a value that is not finite.
+        float32 for every other dtype, inside autocast too. Differentiable. A row with NaN or +inf
+        gives NaN; with -inf for some classes it is that of the other ones.
 
     Raises
     ------

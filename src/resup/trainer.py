@@ -240,8 +240,9 @@ class CoTrainer(NetworkPair):
             Its accuracy joins the history; it changes nothing else.
         checkpoint : path, optional
             Written after every epoch, whole or not at all. On SIGTERM it is written at once, in
-            the middle of the epoch, and the process exits (with one process; with several the
-            checkpoint of the last epoch stands).
+            the middle of the epoch, and the process exits. (With several processes, or where a
+            batch cannot be had any more that accumulation or validation waits for, the checkpoint
+            of the last epoch stands.)
         resume : path, optional
             Go on from this checkpoint, exactly: random states too are taken from it. It may be
             missing only if it is the `checkpoint` path itself, so that one command both starts
@@ -266,6 +267,11 @@ class CoTrainer(NetworkPair):
         check_number("epochs", epochs, 0, whole=True)
         generators = loaders.generators(train_loader)
         again = checkpoint is not None and resume is not None and Path(checkpoint) == Path(resume)
+        for scheduler in self.schedulers if val_loader is None else ():
+            if isinstance(scheduler, ReduceLROnPlateau) and scheduler.mode == "max":
+                raise ValueError(
+                    "val_loader must be given for a ReduceLROnPlateau of mode 'max', got None"
+                )
         if resume is not None and (not again or Path(resume).exists()):
             self._resume(resume, train_loader)
         if checkpoint is not None and self.is_main_process:
@@ -278,7 +284,7 @@ class CoTrainer(NetworkPair):
             if checkpoint is not None and not is_distributed():
                 ends.enter_context(on_sigterm(self._stop_soon))
             try:
-                while self.epoch < epochs:
+                while self.epoch < epochs and not self._stop:
                     record = self.train_epoch(train_loader)
                     if record is None:
                         self._save(checkpoint, generators)
@@ -294,8 +300,9 @@ class CoTrainer(NetworkPair):
                     if checkpoint is not None:
                         self._save(checkpoint, generators)
             except RuntimeError as error:
-                explain_loss(error, f"in epoch {self.epoch + 1}")
-                raise
+                if not self._stop:  # else workers were, whose batches are missing
+                    explain_loss(error, f"in epoch {self.epoch + 1}")
+                    raise
             if self._stop:
                 raise SystemExit(128 + signal.SIGTERM)
         return self
@@ -343,6 +350,10 @@ class CoTrainer(NetworkPair):
                 if self._stop and not pending:
                     return None
         if self._stop and not pending:
+            if step < resumed:
+                set_random_states(now, generators)
+            elif not done.steps:
+                set_random_states(done.randomness, generators)
             return None
         if step < resumed:
             raise ValueError(
@@ -500,6 +511,7 @@ class CoTrainer(NetworkPair):
         done = self._done
         return {
             "format_version": FORMAT_VERSION,
+            "kinds": self._kinds(),
             "epoch": self.epoch,
             "history": [dict(record) for record in self.history],
             "models": [unwrap(model).state_dict() for model in self.models],
@@ -531,6 +543,11 @@ class CoTrainer(NetworkPair):
                     f"state holds {len(state[name])} {name}, this trainer has "
                     f"{len(getattr(self, name))}"
                 )
+        if state["kinds"] != self._kinds():
+            raise ValueError(
+                f"state is of {', '.join(state['kinds'])}, this trainer has "
+                f"{', '.join(self._kinds())}"
+            )
         if (state["scaler"] is None) != (self.scaler is None):
             raise ValueError("state and trainer must both have a scaler or both have none")
         parts = [
@@ -548,6 +565,10 @@ class CoTrainer(NetworkPair):
         self.history = [dict(record) for record in state["history"]]
         self._done = EpochProgress(**(state["epoch_so_far"] or {}))
         self._done.sums = {key: value.to(self.device) for key, value in self._done.sums.items()}
+
+    def _kinds(self) -> list[str]:
+        """Name optimizers and schedulers: each would take over the state of another kind."""
+        return [type(part).__name__ for part in (*self.optimizers, *self.schedulers)]
 
     def _save(
         self, path: str | os.PathLike[str] | None, generators: Sequence[torch.Generator]
@@ -574,7 +595,7 @@ class CoTrainer(NetworkPair):
         if self.similarities == "pass":
             self.weigher.reset()
             with torch.no_grad():
-                for logits, targets in self._predict(loader):
+                for logits, targets in self._predict(loader, rewind=False):
                     self.weigher(logits, targets)
         self.weigher.refit()
 
@@ -607,12 +628,8 @@ class CoTrainer(NetworkPair):
             if isinstance(scheduler, ReduceLROnPlateau):
                 if scheduler.mode == "min":
                     scheduler.step(record["loss"])
-                elif "val_accuracy_a" in record:
-                    scheduler.step((record["val_accuracy_a"] + record["val_accuracy_b"]) / 2)
                 else:
-                    raise ValueError(
-                        "val_loader must be given for a ReduceLROnPlateau of mode 'max', got None"
-                    )
+                    scheduler.step((record["val_accuracy_a"] + record["val_accuracy_b"]) / 2)
 
     def _check_finite(self, first_bad: Tensor) -> None:
         step = first_bad.item()

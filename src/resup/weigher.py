@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
-from torch import Tensor, nn
+from torch import Tensor
 
 from ._base import SimilarityMixture
+from ._module import StateModule
 from ._validation import check_logits_targets
 from .accumulator import DecoyAccumulator, HistogramAccumulator, binned
 from .balance import ClassBalance
@@ -29,11 +30,12 @@ FIRST_SURPLUS = 0.05  # of the rate seen after the first epoch, when a network s
 FIRST_DOUBT = 0.4  # of its share of errors then: no label is less likely right
 
 
-def _fit_again(weigher: SampleWeigher, _: Any) -> None:
-    weigher._fit(again=True)
+def _fit_again(weigher: SampleWeigher, incompatible: Any) -> None:
+    if not incompatible.missing_keys:  # else torch is about to name them
+        weigher._fit(again=True)
 
 
-class SampleWeigher(nn.Module):
+class SampleWeigher(StateModule):
     """Weighs the samples of each batch by the mixture fitted to the epoch before (Eq. 2 to 5).
 
     Call it in the training step and `refit` it after every epoch. Until the first `refit` every
@@ -181,7 +183,7 @@ class SampleWeigher(nn.Module):
             log_s, log_1ms = both[0][0], both[1][0]
         weights: Tensor = self.weight(log_s, log_1ms).nan_to_num(1.0)
         if self.balanced:
-            weights = self.balance(weights, targets, logits.shape[-1])
+            weights = self.balance(weights, targets, logits.shape[-1], record)
         return weights
 
     @torch.no_grad()
