@@ -98,6 +98,19 @@ def test_one_value_is_no_beta_mixture(s):
     assert (mixture.predict_proba(GRID)[:, 1] == 1).all()
 
 
+@pytest.mark.parametrize("zeros", [300, 350, 400])
+def test_a_component_that_vanished_is_told(zeros):
+    with pytest.warns(ConvergenceWarning, match="do not support 2 components; every posterior is"):
+        mixture = BetaMixture().fit(np.repeat([0.0, 1.0], [zeros, 1000 - zeros]))
+    assert mixture.degenerate_
+
+
+def test_few_wrong_labels_among_many_are_found():
+    mixture = BetaMixture().fit(np.repeat([0.01, 0.02, 0.98, 0.99], [10, 10, 50_000, 50_000]))
+    assert not mixture.degenerate_
+    assert mixture.predict([0.01, 0.99]).tolist() == [0, 1]
+
+
 def test_an_early_stop_of_a_beta_mixture_says_so():
     with pytest.warns(ConvergenceWarning, match="did not converge in 2 iterations; raise max_iter"):
         mixture = BetaMixture(max_iter=2).fit(draw(TWO, 500))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaln, binom, digamma, zeta
 
-__all__ = ["Mixture", "fit_mixture"]
+__all__ = ["Mixture", "fit_mixture", "gain_over_last"]
 
 Array = NDArray[np.float64]
 
@@ -121,6 +121,15 @@ def fit_mixture(
         tuple(bounds),
         converged,
     )
+
+
+def gain_over_last(mixture: Mixture, x: Array, w: Array) -> float:
+    """Mean log-likelihood that the mixture has over its last component alone."""
+    if len(mixture.weights) == 1:
+        return np.inf
+    joint = mixture.log_joint(x)
+    alone = joint[-1] - np.log(max(mixture.weights[-1], 1e-300))
+    return float(w @ (np.logaddexp.reduce(joint, 0) - alone) / w.sum())
 
 
 def self_labels(x: Array, n_components: int, trust: float = TRUST) -> Array:

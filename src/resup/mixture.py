@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from ._base import SimilarityMixture, warn, weighted_values
-from .em import Mixture, fit_mixture
+from .em import Mixture, fit_mixture, gain_over_last
 from .histogram import SMALLEST
 
 __all__ = ["BetaMixture"]
@@ -68,7 +68,8 @@ class BetaMixture(SimilarityMixture):
         The same before each iteration and at the end.
     degenerate_ : bool
         True if the data do not support the components: too few distinct values, two components
-        alike, or no sample in the last. Every posterior is then 1, with a `ConvergenceWarning`.
+        alike, no sample in the last, or (with m_step="ml") a likelihood no higher than that of the
+        last alone. Every posterior is then 1, with a `ConvergenceWarning`.
     log_odds_ : LogOdds or None
         The posterior in closed form, for :class:`resup.Posterior`; None for over two components.
     n_features_in_ : int
@@ -183,6 +184,7 @@ class BetaMixture(SimilarityMixture):
             len(np.unique(inside)) < self.n_components
             or fitted.weights[-1] < 1e-4
             or (apart < 1e-3).any()
+            or (self.m_step == "ml" and self.n_iter_ and gain_over_last(fitted, inside, w) <= 0)
         )
         self._take(fitted, self.degenerate_)
         if self.degenerate_:
