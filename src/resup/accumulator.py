@@ -24,7 +24,7 @@ def device_bin_index(log_s: Tensor, log_1ms: Tensor) -> Tensor:
 
 def binned(log_s: Tensor, log_1ms: Tensor) -> tuple[Tensor, Tensor]:
     """Bin of each similarity, and its weight there: 1, or 0 where a logarithm is NaN; float64."""
-    known = ~(log_s.isnan() | log_1ms.isnan())
+    known = log_s + log_1ms <= 0
     return device_bin_index(log_s, log_1ms), known.double()
 
 
@@ -180,11 +180,11 @@ class DecoyAccumulator(StateModule):
         top, predicted = z.max(1)
         odds = (z - top[:, None]).exp().scatter(1, predicted[:, None], 0).sum(1)  # against it
         confidence = (odds.log() * -_PER_UNIT - _LOWEST * _PER_UNIT).clamp(0, CONFIDENCE_BINS - 1)
-        wrong = predicted != targets.repeat(groups)
-        index = (predicted * CONFIDENCE_BINS + confidence.nan_to_num(0).long()) * 2 + wrong
+        cell = (predicted * CONFIDENCE_BINS + confidence.nan_to_num(0).long()).view(groups, n)
+        wrong = predicted.view(groups, n) != targets
         counts = self.contradictions.view(groups, -1)
-        known = (~odds.isnan()).view(groups, n).to(counts.dtype)
-        counts.scatter_add_(1, index.view(groups, n), known)
+        known = (odds >= 0).view(groups, n).to(counts.dtype)
+        counts.scatter_add_(1, 2 * cell + wrong, known)
 
     def reset(self) -> None:
         """Forget all samples; the shift goes on."""

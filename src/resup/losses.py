@@ -26,8 +26,7 @@ _REDUCTIONS = ("mean", "sum", "none")
 def _reduce(per_sample: Tensor, reduction: Reduction) -> Tensor:
     if reduction == "none":
         return per_sample
-    total = per_sample.sum()
-    return total if reduction == "sum" else total / max(len(per_sample), 1)
+    return per_sample.mean() if reduction == "mean" and len(per_sample) else per_sample.sum()
 
 
 def _full_precision(logits: Tensor) -> Tensor:
@@ -145,7 +144,7 @@ def consistency_loss(logits_a: Tensor, logits_b: Tensor, reduction: Reduction = 
     check_pair(logits_a, logits_b)
     with torch.autocast(logits_a.device.type, enabled=False):
         p_a, p_b = _full_precision(logits_a).softmax(1), _full_precision(logits_b).softmax(1)
-        return _reduce((p_a - p_b).square().mean(1), reduction)
+        return _reduce(F.mse_loss(p_a, p_b, reduction="none").mean(1), reduction)
 
 
 def symmetric_kl_loss(logits_a: Tensor, logits_b: Tensor, reduction: Reduction = "mean") -> Tensor:

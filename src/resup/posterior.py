@@ -113,7 +113,7 @@ class Posterior(StateModule):
             a, b, c, s_low, s_high, r_low, r_high = coefficients[..., None].unbind(-2)
             log_s = torch.clamp(log_s, s_low, s_high)
             log_1ms = torch.clamp(log_1ms, r_low, r_high)
-            return torch.sigmoid(a * log_s + b * log_1ms + c)
+            return torch.sigmoid(torch.addcmul(torch.addcmul(c, a, log_s), b, log_1ms))
 
 
 class TablePosterior(StateModule):

@@ -31,8 +31,9 @@ class EpochProgress:
         if not samples:  # means of nothing
             return
         self.samples += samples
-        names, summed = tuple(values), torch.stack([*values.values()]) * samples
-        self.sums[names] = self.sums[names] + summed if names in self.sums else summed
+        names, now = tuple(values), torch.stack([*values.values()])
+        before = self.sums.get(names, now.new_zeros(len(names)))
+        self.sums[names] = torch.add(before, now, alpha=samples)
 
     def means(self) -> dict[str, float]:
         """Means over all samples of all processes."""

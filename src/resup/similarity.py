@@ -59,14 +59,20 @@ def log_label_similarity(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tenso
     (tensor([1.]), tensor([-100.6931]))
     """
     check_logits_targets(logits, targets)
+    return _log_similarity(logits, targets)
+
+
+def _log_similarity(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """As `log_label_similarity`, for shapes (..., N, C) and (..., N) that broadcast."""
     with torch.autocast(logits.device.type, enabled=False):
         z = logits if logits.dtype == torch.float64 else logits.float()
-        y = targets.long()[:, None]
-        log_p2 = torch.log_softmax(2 * z, 1)  # log p^2 / sum p^2; one kernel, logsumexp takes nine
-        log_s = log_p2.gather(1, y)[:, 0] / 2
-        rest = log_p2.scatter(1, y, -torch.inf).clamp(min=torch.finfo(z.dtype).min)
-        top, place = rest.max(1, keepdim=True)
-        log_1ms2 = (top - torch.log_softmax(rest, 1).gather(1, place))[:, 0].clamp(max=0)
+        log_p2 = torch.log_softmax(2 * z, -1)  # log p^2 / sum p^2; one kernel, logsumexp takes nine
+        shape = torch.broadcast_shapes(labels.shape, z.shape[:-1])
+        log_p2, y = log_p2.expand(*shape, -1), labels.long().expand(shape)[..., None]
+        log_s = log_p2.gather(-1, y)[..., 0] / 2
+        rest = log_p2.scatter(-1, y, torch.finfo(z.dtype).min)
+        top, place = rest.max(-1, keepdim=True)
+        log_1ms2 = (top - torch.log_softmax(rest, -1).gather(-1, place))[..., 0].clamp(max=0)
         return log_s, log_1ms2 - log_s.exp().log1p()
 
 
@@ -161,12 +167,9 @@ def log_signal(signal: Signal, logits: Tensor, labels: Tensor) -> tuple[Tensor, 
     Both (networks, N) for labels (N,), and (K, networks, N) for K sets of labels (K, N). NaN stays
     NaN; other values of a callable are clamped to [0, 1].
     """
-    networks, n, c = logits.shape
-    shape = *labels.shape[:-1], networks, n
     if signal == "similarity":
-        many = logits.expand(*labels.shape[:-1], -1, -1, -1).reshape(-1, c)
-        log_v, log_1mv = log_label_similarity(many, labels[..., None, :].expand(shape).reshape(-1))
-        return log_v.view(shape), log_1mv.view(shape)
+        return _log_similarity(logits, labels[..., None, :])
+    networks, n, c = logits.shape
     measure = signal if callable(signal) else scaled_loss_signal
     values = [measure(z, targets) for targets in labels.reshape(-1, n) for z in logits]
     for value in values:
@@ -177,5 +180,5 @@ def log_signal(signal: Signal, logits: Tensor, labels: Tensor) -> tuple[Tensor, 
                 f"signal must return shape ({n},) on {logits.device} for logits of shape "
                 f"({n}, {c}), got {tuple(value.shape)} on {value.device}"
             )
-    v = torch.stack(values).detach().float().clamp(0, 1).view(shape)
+    v = torch.stack(values).detach().float().clamp(0, 1).view(*labels.shape[:-1], networks, n)
     return v.log(), torch.log1p(-v)

@@ -336,8 +336,8 @@ class CoTrainer(NetworkPair):
                     continue
                 inputs, targets = self._to_device(batch)
                 values = self.train_step(inputs, targets)
-                bad = torch.where(values["loss"].isfinite(), torch.inf, float(step))
-                first_bad = torch.minimum(first_bad, bad)
+                finite = values["loss"] - values["loss"] == 0
+                first_bad = torch.where(finite, first_bad, first_bad.clamp(max=step))
                 if self.device.type == "cpu":  # elsewhere a look would make the host wait
                     self._check_finite(first_bad)
                     bar.set_postfix(loss=f"{values['loss'].item():.3f}", refresh=False)
@@ -388,7 +388,8 @@ class CoTrainer(NetworkPair):
             values["consistency"] = self.consistency(logits_a, logits_b)
             loss = loss + self.consistency_weight * values["consistency"]
         self.backward(loss / self.accumulate if self.accumulate > 1 else loss)
-        values |= {"loss": loss, "weight_a": posteriors[0].mean(), "weight_b": posteriors[1].mean()}
+        weight_a, weight_b = posteriors.mean(1)
+        values |= {"loss": loss, "weight_a": weight_a, "weight_b": weight_b}
         return {key: value.detach() for key, value in values.items()}
 
     def weights(self, posteriors: Tensor) -> tuple[Tensor, Tensor]:
