@@ -42,7 +42,14 @@ def test_a_line_is_the_mean_over_the_seeds():
     line = ax.lines[0]
     np.testing.assert_array_equal(line.get_xdata(), np.arange(1, 7))
     np.testing.assert_allclose(line.get_ydata(), 65 - 10 / np.arange(1, 7))
-    assert ax.lines[1].get_color() == figures.COLOURS[1]
+    assert ax.lines[1].get_color() == figures.colours(["resup"])["resup"]
+
+
+def test_methods_keep_their_colours():
+    few, many = figures.colours(["resup", "loss"]), figures.colours(["plain", "loss", "resup"])
+    assert few["resup"] == many["resup"]
+    assert len(set(many.values())) == 3
+    assert set(figures.colours([str(i) for i in range(9)]).values()) == set(figures.COLOURS)
 
 
 def test_panels_without_lines_are_left_out():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,15 @@ Records = Sequence[Mapping[str, Any]]
 COLOURS = (  # told apart by the colour-blind (Okabe & Ito)
     "#000000", "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7", "#888888",
 )  # fmt: skip
+USUAL = ("plain", "resup-published", "resup", "jocor", "resup-beta", "co-teaching")
 WIDTH, DPI, SMALL = 9.0, 200, 9.0
+
+
+def colours(methods: Collection[str]) -> dict[str, str]:
+    """A colour for each method; the usual ones have theirs in every figure."""
+    own = {m: COLOURS[USUAL.index(m)] for m in methods if m in USUAL}
+    others = [m for m in methods if m not in USUAL]
+    return own | dict(zip(others, cycle([c for c in COLOURS if c not in own.values()])))
 
 
 def curves(
@@ -60,12 +69,13 @@ def curves(
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes[len(names) :]:
         ax.remove()
+    colour_of = colours({method: None for methods in series.values() for method in methods})
     for ax, name in zip(axes, names, strict=False):
         shown = []
-        for i, (method, (epochs, values)) in enumerate(series[name].items()):
+        for method, (epochs, values) in series[name].items():
             if len(epochs) < 2:
                 continue
-            colour = COLOURS[i % len(COLOURS)]
+            colour = colour_of[method]
             ax.plot(epochs, values.mean(0), color=colour, label=method)
             ax.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.15, lw=0)
             shown.append(values[:, epochs > epochs[-1] / 10].ravel())
@@ -127,14 +137,12 @@ def against(
     settings = sorted({s for points in scores.values() for s, seeds in points.items() if seeds})
     figure = Figure((WIDTH * 0.75, 3.6), layout="constrained")
     ax = figure.subplots()
-    for i, (method, points) in enumerate(scores.items()):
+    for method, points in scores.items():
+        colour = colours(scores)[method]
         done = {settings.index(s): seeds for s, seeds in sorted(points.items()) if seeds}
-        ax.plot(
-            list(done), [np.mean(seeds) for seeds in done.values()], color=COLOURS[4 - i % 5],
-            label=method,
-        )  # fmt: skip
+        ax.plot(list(done), [np.mean(seeds) for seeds in done.values()], color=colour, label=method)
         for x, seeds in done.items():
-            ax.plot([x] * len(seeds), seeds, "o", color=COLOURS[4 - i % 5], ms=5, alpha=0.7)
+            ax.plot([x] * len(seeds), seeds, "o", color=colour, ms=5, alpha=0.7)
     ax.set_xticks(range(len(settings)), [f"{s:g}" for s in settings])
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.grid(alpha=0.3)
