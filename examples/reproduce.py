@@ -59,6 +59,7 @@ class Results:
         ]
 
     def add(self, dataset: str, record: Path) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
         with self.lock, self.path(dataset).open("a") as file:
             file.write(record.read_text())
 
@@ -93,6 +94,7 @@ def start(
         sys.executable, str(EXAMPLES / column.script), *column.arguments(args.data),
         "--method", method, "--seed", str(seed), "--size", args.size, "--out", str(out),
         *(["--epochs", str(args.epochs)] if args.epochs else []),
+        *["--compile"] * args.compile,
     ]  # fmt: skip
     with (out / "log.txt").open("w") as log:
         environment = {"OMP_NUM_THREADS": "1", **os.environ}  # runs side by side share the cores
@@ -199,6 +201,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, help="these rows only")
     parser.add_argument("--columns", nargs="+", help="these columns only, by their names")
     parser.add_argument("--epochs", type=int, help="other than the protocol's, for a trial")
+    parser.add_argument("--compile", action="store_true", help="as of the scripts of single runs")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="checkpoints and logs")
     parser.add_argument("--results", type=Path, default=RESULTS)

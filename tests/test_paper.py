@@ -319,12 +319,12 @@ def test_faces_from_files_as_from_memory(tmp_path, rng):
 def test_a_table(cifar, tmp_path):
     arguments = (
         *("--table", "5", "--data", cifar, "--size", "cpu", "--columns", "sym 20%", "sym 50%"),
-        *("--methods", "plain", "jocor", "--runs", tmp_path / "runs", "--results", tmp_path),
-        *("--jobs", "2", "--epochs", "2"),
+        *("--methods", "plain", "jocor", "--runs", tmp_path / "runs"),
+        *("--results", tmp_path / "results", "--jobs", "2", "--epochs", "2"),
     )
     done = script("reproduce.py", *arguments)
     assert done.returncode == 0, done.stderr
-    written = tmp_path / "cifar10-cpu-2-epochs.jsonl"
+    written = tmp_path / "results" / "cifar10-cpu-2-epochs.jsonl"
     records = [json.loads(line) for line in written.read_text().splitlines()]
     assert {(r["method"], r["rate"]) for r in records} == {
         (method, rate) for method in ("plain", "jocor") for rate in (0.2, 0.5)

@@ -132,6 +132,7 @@ def arguments(description: str, holds: str | None) -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of the noise, the networks and the batches")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--dtype", choices=AUTOCAST, default="bfloat16", help="of the networks' arithmetic")
+    add("--compile", action="store_true", help="compile networks and weigher (torch.compile)")
     add("--out", type=Path, default=Path("runs"), help="folder for checkpoint, epochs and result")
     return parser
 
@@ -200,6 +201,9 @@ def run(
             JSONLinesLogger(args.out / "epochs.jsonl"),
         ],
     )
+    if args.compile:
+        for part in (*trainer.models, trainer.weigher):
+            part.compile()
     checkpoint = args.out / "checkpoint.pt"
     trainer.fit(train, protocol.epochs, checkpoint=checkpoint, resume=checkpoint)
 
