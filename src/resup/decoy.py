@@ -176,8 +176,8 @@ class DecoyMixture(SimilarityMixture):
             "least_probability": least_probability,
         }
         for name, rate in rates.items():
-            if not 0 <= rate <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {rate!r}")
+            if not isinstance(rate, Real) or not 0 <= rate <= 1:
+                raise ValueError(f"{name} must be a number in [0, 1], got {rate!r}")
         x, w = weighted_values(self._column(X, reset=True), sample_weight)
         x_decoy, w_decoy = weighted_values(decoys, decoy_weight, "decoys", "decoy_weight")
         samples = _Values.of(x, w, self.clip)
