@@ -88,6 +88,17 @@ def train(rank, world, callbacks=()):
     return [weights, trainer.history]
 
 
+def uneven(rank, world):
+    """What is said where one process has more batches than another."""
+    nets = nn.Linear(6, 3), nn.Linear(6, 3)
+    optimizer = torch.optim.SGD([p for net in nets for p in net.parameters()], 0.1)
+    trainer = CoTrainer(nets, optimizer, progress=False)
+    try:
+        trainer.fit(DataLoader(data(), 20 + 20 * rank), 1)
+    except ValueError as error:
+        return str(error)
+
+
 class Lost(Callback):
     """Rank 1 leaves in the middle of the third epoch."""
 
@@ -144,7 +155,7 @@ if __name__ == "__main__":
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
     everyones = [None] * world
-    work = {"weigh": weigh, "traffic": traffic, "train": train, "recipe": recipe}
+    work = {f.__name__: f for f in (weigh, traffic, train, uneven, recipe)}
     out, *arguments = arguments
     mine = {name: work[name](rank, world, *arguments) for name in what.split(",")}
     dist.all_gather_object(everyones, mine)

@@ -35,7 +35,7 @@ def torchrun(world, what, out, *arguments, **environment):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    return torchrun(2, "weigh,traffic,train", tmp_path_factory.mktemp("pair") / "out.pt")
+    return torchrun(2, "weigh,traffic,train,uneven", tmp_path_factory.mktemp("pair") / "out.pt")
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,12 @@ def test_data_parallel_training_agrees_on_everything(pair):
     assert first == second
     assert len(first[1]) == 6
     assert first[1][-1]["val_accuracy_a"] > 0.7
+
+
+def test_loaders_of_different_length_are_refused_by_every_process(pair):
+    for results in pair:
+        assert "as many batches, since they exchange gradients" in results["uneven"]
+        assert "got 6 to 11" in results["uneven"]
 
 
 @pytest.mark.parametrize("how", ["dies", "hangs"])

@@ -130,6 +130,20 @@ def test_an_interrupted_epoch_goes_on_with_the_samples_left(options, stopped_at,
     assert resumed.history == straight.history
 
 
+@pytest.mark.skipif(os.name == "nt", reason="has no SIGTERM")
+def test_an_error_after_sigterm_is_raised(tmp_path, monkeypatch):
+    class Stop(Callback):
+        def on_step_end(self, trainer, values):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def full(*_):
+        raise RuntimeError("failed writing file")
+
+    monkeypatch.setattr("resup.trainer.save_checkpoint", full)
+    with pytest.raises(RuntimeError, match="failed writing file"):
+        trainer(callbacks=[Stop()]).fit(DataLoader(data(), 40), 2, checkpoint=tmp_path / "c.pt")
+
+
 def test_going_on_with_a_shorter_loader():
     class Stop(Callback):
         def on_step_end(self, trainer, values):
@@ -142,7 +156,7 @@ def test_going_on_with_a_shorter_loader():
     t = trainer(callbacks=[Stop()])
     with pytest.raises(KeyboardInterrupt):
         t.fit(DataLoader(data(240), 30), 2)
-    with pytest.raises(ValueError, match="gave 4 batches, but 6 of this epoch are done"):
+    with pytest.raises(ValueError, match="must give 8 batches as when this epoch was begun, got 4"):
         t.fit(DataLoader(data(240), 60), 2)
     assert t.fit(DataLoader(data(240), 30), 2).epoch == 2
 

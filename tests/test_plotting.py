@@ -94,6 +94,13 @@ def test_as_many_suspects_as_asked_for(rng, count):
     assert sum(bool(ax.get_title()) for ax in plt.gcf().axes) == count
 
 
+def test_fewer_suspects_than_asked_for(rng):
+    plot_suspects(rng.random((3, 8, 8)), np.arange(3), rng.random(3))
+    assert not any(ax.axison for ax in plt.gcf().axes)
+    ax = plt.figure().subplots()
+    assert plot_suspects(rng.random((3, 8, 8)), np.arange(3), rng.random(3), axes=ax)[0] is ax
+
+
 def test_bad_input(rng):
     mixture = BetaMixture().fit(rng.random(50))
     images, labels, w = rng.random((20, 8, 8)), np.arange(20), rng.random(20)
@@ -103,6 +110,12 @@ def test_bad_input(rng):
         (
             lambda: plot_history({"a": [{"epoch": 1, "loss": 2.0}]}),
             "key must be one of epoch, loss",
+        ),
+        (lambda: plot_history([{"epoch": 1}]), "histories must map names to histories"),
+        (lambda: plot_history({}), "histories must map names to histories with records, got {}"),
+        (
+            lambda: plot_suspects(images[:, None], labels, w),
+            r"images must have shape \(N, H, W\) or \(N, H, W, 3\), got \(20, 1, 8, 8\)",
         ),
         (lambda: plot_suspects(images[:5], labels, w), "images must have 20 rows, got 5"),
         (lambda: plot_suspects(images, labels, w, count=0), "count must be at least 1, got 0"),

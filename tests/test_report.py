@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+import small
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
@@ -227,6 +228,26 @@ def test_json_lines(tmp_path):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert all(line.pop("seconds") >= 0 for line in lines)
     assert lines == trainer.history
+
+
+def test_lines_of_epochs_that_come_again_are_dropped(tmp_path):
+    path = tmp_path / "run.jsonl"
+    t = small.trainer(callbacks=[JSONLinesLogger(path)])
+    batches = DataLoader(small.data(), 40)
+    t.fit(batches, 2)
+    state = t.state_dict()
+    t.fit(batches, 4)
+    with path.open("a") as file:
+        file.write('{"epoch": 5, "lo')  # cut off by the death of the machine
+    t.load_state_dict(state)
+    t.fit(batches, 3)
+    assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == [1, 2, 3]
+
+
+def test_reports_can_be_compared_and_hashed(run):
+    report = run[0].report(run[1])
+    assert report == report
+    assert len({report, run[0].report(run[1])}) == 2
 
 
 def test_tensorboard(tmp_path):

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from resup import BetaMixture, CoTrainer, SymmetricKLLoss
+from resup.callbacks import Callback
 
 
 @pytest.mark.parametrize(
@@ -316,8 +317,9 @@ def test_optimizers_must_own_the_models():
         CoTrainer(models, adam(*models, net()))
     with pytest.raises(ValueError, match="optimizers must not share parameters"):
         CoTrainer(models, [adam(*models), adam(models[1])])
-    with pytest.raises(TypeError, match=r"optimizer must be an Optimizer .* got \(int\)"):
-        CoTrainer(models, [1])
+    for optimizer, kind in (([1], "int"), (None, "NoneType")):
+        with pytest.raises(TypeError, match=rf"optimizer must be an Optimizer .* got \({kind}\)"):
+            CoTrainer(models, optimizer)
 
 
 @pytest.mark.parametrize(
@@ -333,7 +335,10 @@ def test_optimizers_must_own_the_models():
         ({"accumulate": 1.5}, "accumulate must be an integer of at least 1"),
         ({"refit_every": 0}, "refit_every must be an integer of at least 1"),
         ({"weight_threshold": 5}, r"weight_threshold must be a finite number in \[0, 1\], got 5"),
+        ({"weight_threshold": 1}, "weight_threshold must be less than 1"),
         ({"clip_grad_norm": -1.0}, "clip_grad_norm must be larger than 0, got -1.0"),
+        ({"clip_grad_norm": "1"}, "clip_grad_norm must be larger than 0, got '1'"),
+        ({"autocast": "bf16"}, "autocast must be one of None, torch.bfloat16.*, got 'bf16'"),
         (
             {"scheduler_interval": "batch"},
             "scheduler_interval must be one of 'epoch', 'step', got 'batch'",
@@ -342,6 +347,21 @@ def test_optimizers_must_own_the_models():
 )
 def test_settings_out_of_range(option, message):
     with pytest.raises(ValueError, match=message):
+        trainer(**option)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"consistency": "kl"}, "consistency must be callable, got 'kl'"),
+        ({"unpack": "x"}, "unpack must be callable, got 'x'"),
+        ({"scaler": True}, "scaler must be an object with scale and unscale_ and .*, got True"),
+        ({"callbacks": 1}, "each of callbacks must be an object with on_fit_start .*, got 1"),
+        ({"callbacks": [Callback]}, "each of callbacks must be an object .*, got <class"),
+    ],
+)
+def test_settings_of_another_kind(option, message):
+    with pytest.raises(TypeError, match=message):
         trainer(**option)
 
 

@@ -148,3 +148,53 @@ def test_all_callbacks_are_told_of_the_end():
     with pytest.raises(RuntimeError):
         t.fit(loader(), 0)
     assert sorted(told) == ["a", "b"]
+
+
+def test_a_consistency_that_is_no_scalar_is_named():
+    with pytest.raises(ValueError, match=r"consistency must return a scalar, got shape \(40, 3\)"):
+        trainer(consistency=nn.MSELoss(reduction="none"), warmup_epochs=0).fit(loader(), 1)
+
+
+def test_frozen_parts_stay_in_eval_mode():
+    models = pair()
+    for model in models:
+        model[1].eval().requires_grad_(False)
+    before = models[0][1].running_mean.clone()
+    t = trainer(models).fit(loader(), 2, loader())
+    t.report(loader())
+    assert torch.equal(models[0][1].running_mean, before)
+    assert [part.training for part in models[0].modules()] == [True, True, False, True, True]
+    models[0].eval()
+    t.fit(loader(), 3)
+    assert all(part.training for part in models[0].modules())
+
+
+def test_validation_leaves_a_shared_generator_alone():
+    losses = []
+    for validates in (False, True):
+        torch.manual_seed(0)
+        shared = torch.Generator().manual_seed(1)
+        samples = data()
+        t = trainer()
+        t.fit(
+            DataLoader(samples, 20, shuffle=True, generator=shared),
+            3,
+            DataLoader(samples, 20, generator=shared) if validates else None,
+        )
+        losses.append([record["loss"] for record in t.history])
+    assert losses[0] == losses[1]
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gru, self.head = nn.GRU(6, 8), nn.Linear(8, 3)
+
+    def forward(self, sequences):
+        return self.head(self.gru(sequences)[1][0])
+
+
+def test_objects_as_inputs():
+    x = nn.utils.rnn.pack_sequence([torch.randn(3, 6), torch.randn(2, 6)])
+    t = trainer((Recurrent(), Recurrent())).fit([(x, torch.tensor([0, 1]))], 2)
+    assert len(t.clean_probability([(x, torch.tensor([0, 1]))])) == 2

@@ -424,3 +424,50 @@ def test_classes_do_not_change_within_an_epoch():
         weigher(torch.randn(2, 9, 6), torch.randint(5, (9,)))
     weigher.refit()
     weigher(torch.randn(2, 9, 6), torch.randint(5, (9,)))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int32])
+def test_labels_of_any_integer_dtype(dtype):
+    weigher, expected = SampleWeigher(), SampleWeigher()
+    logits, targets = show(expected, memorised=0)
+    weigher(logits, targets.to(dtype))
+    weigher.refit()
+    torch.testing.assert_close(
+        weigher.judge(logits, targets.to(dtype)), expected.judge(logits, targets)
+    )
+
+
+class Unsure:
+    """An estimator that says itself that it should not be used."""
+
+    degenerate_ = True
+
+    def fit(self, X, y=None):
+        return self
+
+    def predict_proba(self, X):
+        return np.hstack([1 - X, X])
+
+
+def test_an_estimator_that_calls_itself_degenerate_weighs_nothing():
+    weigher = SampleWeigher(Unsure())
+    with pytest.warns(UserWarning, match="the mixture of network . is degenerate; it weighs"):
+        logits, targets = show(weigher, memorised=0)
+    assert (weigher(logits, targets) == 1).all()
+
+
+def test_a_network_that_shows_nothing_is_named():
+    weigher = SampleWeigher()
+    logits = torch.randn(2, 50, 3)
+    logits[1] = torch.nan
+    weigher(logits, torch.zeros(50, dtype=torch.long))
+    with pytest.raises(ValueError, match="the signal of network 1 is NaN for every sample"):
+        weigher.refit()
+
+
+@pytest.mark.parametrize(
+    "option", [{"networks": 0}, {"negligible_noise": "x"}, {"negligible_noise": -1.0}]
+)
+def test_bad_settings(option):
+    with pytest.raises(ValueError, match=f"{next(iter(option))} must be"):
+        SampleWeigher(**option)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -92,9 +92,17 @@ def check_number(
         raise ValueError(f"{name} must be {kind} {bounds}, got {value!r}")
 
 
+def check_methods(name: str, value: Any, *methods: str) -> None:
+    """Raise unless `value` is an object that has the methods."""
+    found = [method for method in methods if callable(getattr(value, method, None))]
+    if isinstance(value, type) or len(found) != len(methods):
+        kind = "callable" if methods == ("__call__",) else f"an object with {' and '.join(methods)}"
+        raise TypeError(f"{name} must be {kind}, got {value!r}")
+
+
 def check_models(models: Sequence[nn.Module]) -> tuple[nn.Module, nn.Module]:
     """Return the models as a pair, or raise unless they are two networks on one device."""
-    pair = tuple(models)
+    pair = tuple(models) if isinstance(models, Iterable) else (models,)
     if len(pair) != 2 or not all(isinstance(model, nn.Module) for model in pair):
         kinds = ", ".join(type(model).__name__ for model in pair)
         raise TypeError(f"models must be a pair of nn.Module, got ({kinds})")

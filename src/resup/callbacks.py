@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,8 @@ class Callback:
 class JSONLinesLogger(Callback):
     """Append the record of each epoch, and the seconds it took, to a file of JSON lines.
 
+    Where training goes on from an earlier epoch, the lines of later ones are dropped first.
+
     Parameters
     ----------
     path : path
@@ -47,6 +51,11 @@ class JSONLinesLogger(Callback):
     def on_fit_start(self, trainer: Any) -> None:
         """Start the clock."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if trainer.epoch and trainer.is_main_process and self.path.exists():
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            done = [*takewhile(lambda line: _epoch(line) > trainer.epoch, reversed(lines))]
+            if done:
+                self.path.write_text("".join(lines[: -len(done)]), encoding="utf-8")
         self._start = time.perf_counter()
 
     def on_epoch_end(self, trainer: Any, record: Mapping[str, Any]) -> None:
@@ -57,6 +66,14 @@ class JSONLinesLogger(Callback):
         if trainer.is_main_process:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(line + "\n")
+
+
+def _epoch(line: str) -> float:
+    """Epoch of a record; that of a broken line is still to come."""
+    try:
+        return float(json.loads(line)["epoch"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 class ProbabilityHistory(Callback):
@@ -134,7 +151,8 @@ class TensorBoardLogger(Callback):
         from torch.utils.tensorboard import SummaryWriter
 
         main = trainer.is_main_process
-        self._writer = SummaryWriter(self.folder) if main else None
+        again = trainer.epoch + 1 if trainer.epoch else None
+        self._writer = SummaryWriter(self.folder, purge_step=again) if main else None
 
     def on_epoch_end(self, trainer: Any, record: Mapping[str, Any]) -> None:
         """Write each number of the record."""

@@ -38,7 +38,7 @@ def save_checkpoint(state: Mapping[str, Any], path: str | os.PathLike[str]) -> N
         If the state holds what `load_checkpoint` would refuse.
     """
     path = check_path(path)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    unfinished = path.with_name(f"{path.name}.tmp")
     try:
         with open(unfinished, "wb") as file:
             torch.save({"kind": KIND, **_plain(state)}, file)

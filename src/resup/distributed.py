@@ -27,6 +27,15 @@ def add_up(values: Tensor) -> None:
         dist.all_reduce(values)
 
 
+def bounds(value: int, device: torch.device) -> tuple[int, int]:
+    """Lowest and highest of the values of all processes."""
+    both = torch.tensor([-value, value], device=device)
+    if is_distributed():
+        dist.all_reduce(both, dist.ReduceOp.MAX)
+    low, high = both.tolist()
+    return -low, high
+
+
 def everyones(value: Any) -> list[Any]:
     """Collect the value of each process, in the order of the ranks."""
     if not is_distributed():

@@ -8,8 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
-from ._validation import check_logits_targets, check_models, check_pair
+from . import loaders
+from ._validation import (
+    check_choice,
+    check_logits_targets,
+    check_methods,
+    check_models,
+    check_pair,
+)
 from .checkpoint import random_states, set_random_states
 from .distributed import global_means
 
@@ -24,6 +32,9 @@ class NetworkPair:
         unpack: Callable[[Any], tuple[Any, Tensor]] | None,
     ) -> None:
         self.models = check_models(models)
+        check_choice("autocast", autocast, (None, torch.bfloat16, torch.float16))
+        if unpack is not None:
+            check_methods("unpack", unpack, "__call__")
         self.device = next(p.device for model in self.models for p in model.parameters())
         self.autocast = autocast
         self.unpack = unpack
@@ -32,7 +43,7 @@ class NetworkPair:
         """Logits (N, C) of one model."""
         if isinstance(inputs, Mapping):
             output = model(**inputs)
-        elif isinstance(inputs, (tuple, list)):
+        elif isinstance(inputs, (tuple, list)) and not isinstance(inputs, PackedSequence):
             output = model(*inputs)
         else:
             output = model(inputs)
@@ -62,9 +73,12 @@ class NetworkPair:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Logits (2, N, C) and targets of each batch, in eval mode.
 
-        With `rewind` the global random states are put back, and training goes on as without.
+        With `rewind` the random states, the loader's too, are put back: training goes on as
+        without.
         """
-        modes, randomness = [model.training for model in self.models], random_states()
+        modes = [(part, part.training) for model in self.models for part in model.modules()]
+        generators = loaders.generators(loader)
+        randomness = random_states(generators)
         for model in self.models:
             model.eval()
         try:
@@ -77,9 +91,9 @@ class NetworkPair:
                 yield torch.stack(logits), targets
         finally:
             if rewind:  # a DataLoader draws a seed for its workers
-                set_random_states(randomness)
-            for model, mode in zip(self.models, modes, strict=True):
-                model.train(mode)
+                set_random_states(randomness, generators)
+            for part, mode in modes:
+                part.training = mode
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.autocast is None:
@@ -101,6 +115,8 @@ class NetworkPair:
 def _move(value: Any, device: torch.device) -> Any:
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
+    if callable(getattr(value, "to", None)):
+        return value.to(device)
     if isinstance(value, Mapping):
         return {key: _move(item, device) for key, item in value.items()}
     if isinstance(value, (tuple, list)):

@@ -135,6 +135,8 @@ def plot_history(
     Axes
     """
     ax = plt.gca() if ax is None else ax
+    if not isinstance(histories, Mapping) or not any(histories.values()):
+        raise ValueError(f"histories must map names to histories with records, got {histories!r}")
     found = {found for history in histories.values() for record in history for found in record}
     if key not in found:
         raise ValueError(f"key must be one of {', '.join(sorted(found))}, got {key!r}")
@@ -228,6 +230,8 @@ def plot_suspects(
     ndarray of Axes
     """
     pictures, given, w = to_numpy(images), to_numpy(labels), to_numpy(weights)
+    if pictures.ndim != 3 and (pictures.ndim != 4 or pictures.shape[3] not in (3, 4)):
+        raise ValueError(f"images must have shape (N, H, W) or (N, H, W, 3), got {pictures.shape}")
     for name, column in (("labels", labels), ("images", images), ("true", true)):
         if column is not None and len(to_numpy(column)) != len(w):
             raise ValueError(f"{name} must have {len(w)} rows, got {len(to_numpy(column))}")
@@ -237,10 +241,10 @@ def plot_suspects(
         rows = min(2, count)
         columns = -(-count // rows)
         grid = plt.subplots(rows, columns, figsize=(1.4 * columns, 1.8 * rows), squeeze=False)[1]
-        for ax in grid.flat[count:]:
+        for ax in grid.flat[min(count, len(w)) :]:
             ax.axis("off")
         axes = grid.flat[:count]
-    shown = list(axes)
+    shown = [axes] if isinstance(axes, Axes) else list(axes)
     for ax, i in zip(shown, np.argsort(w, kind="stable"), strict=False):
         ax.imshow(pictures[i], cmap="gray_r" if pictures.ndim == 3 else None)
         title = f"given {given[i]}\nw = {w[i]:.2f}"

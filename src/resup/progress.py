@@ -17,6 +17,8 @@ class EpochProgress:
     """Kept on the device until the end of the epoch; its fields are in the trainer's state."""
 
     steps: int = 0
+    batches: int | None = None
+    """How many the loader says that it has."""
     samples: int = 0
     sums: dict[tuple[str, ...], Tensor] = field(default_factory=dict)
     """By the names of what a step gives, its values summed over the samples: one sum a step."""

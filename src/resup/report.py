@@ -16,7 +16,7 @@ from .histogram import to_numpy
 __all__ = ["LabelReport"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no one truth
 class LabelReport:
     """One row a label, the least likely to be right first; each column an array of shape (N,).
 

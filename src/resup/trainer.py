@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from typing_extensions import Self
 from . import loaders
 from ._validation import (
     check_choice,
+    check_methods,
     check_number,
     check_optimizers,
     check_pair,
@@ -36,7 +38,7 @@ from .checkpoint import (
     save_checkpoint,
     set_random_states,
 )
-from .distributed import everyones, explain_loss, is_distributed, rank, unwrap
+from .distributed import bounds, everyones, explain_loss, is_distributed, rank, unwrap
 from .losses import ConsistencyLoss, CrossWeightedLoss
 from .pair import NetworkPair
 from .progress import EpochProgress
@@ -58,7 +60,8 @@ class CoTrainer(NetworkPair):
     fitted with a mixture, whose posterior weighs the samples for the *other* network.
 
     The models, optimizer and scheduler stay the caller's: they may be compiled, wrapped in
-    DistributedDataParallel, or in any memory format, and are called, never copied or moved.
+    DistributedDataParallel, or in any memory format, and are called, never copied or moved. Parts
+    of them that are in eval mode, such as a frozen backbone, stay in it.
 
     Parameters
     ----------
@@ -91,7 +94,7 @@ class CoTrainer(NetworkPair):
     exchange : {"swap", "own", "mean"}, default="swap"
         Whether each network is weighed by the other's posterior, its own, or the mean of both.
     weight_threshold : float, optional
-        Use weights of 1 above this posterior and 0 below, instead of the posterior.
+        Use weights of 1 above this posterior and 0 below, instead of the posterior; less than 1.
     refit_every : int, default=1
         Epochs from one fit of the mixtures to the next.
     scheduler_interval : {"epoch", "step"}, default="epoch"
@@ -103,13 +106,15 @@ class CoTrainer(NetworkPair):
     clip_grad_norm : float, optional
         Largest gradient norm of each network.
     accumulate : int, default=1
-        Batches to an optimizer step.
+        Batches to an optimizer step; the loss of each is divided by it, also where the last step of
+        an epoch has fewer.
     unpack : callable, optional
         Maps a batch of the loader to ``(inputs, targets)``; by default a batch is such a pair.
     callbacks : sequence of Callback, default=()
         Told of each step and epoch; `resup.callbacks` has loggers.
     progress : bool, default=True
-        Whether to show a progress bar.
+        Whether to show a progress bar, with the noise found and the loss; off the CPU that of the
+        epoch before, since reading it would make the host wait.
 
     Attributes
     ----------
@@ -117,7 +122,7 @@ class CoTrainer(NetworkPair):
         Epochs done.
     history : list of dict
         One record an epoch, of plain numbers: ``epoch``, ``loss``, ``cross_entropy``,
-        ``consistency``, ``weight_a``, ``weight_b`` (mean weights given by each network),
+        ``consistency``, ``weight_a``, ``weight_b`` (mean posterior that each network weighs with),
         ``noise_rate_a``, ``noise_rate_b`` (of the mixtures fitted after the epoch), ``lr``, and
         with a `val_loader` ``val_accuracy_a``, ``val_accuracy_b``. ``consistency`` is there from
         the first weighed epoch on, the noise rates once there are mixtures.
@@ -177,7 +182,7 @@ class CoTrainer(NetworkPair):
         progress: bool = True,
     ) -> None:
         super().__init__(models, autocast, unpack)
-        self.optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+        self.optimizers = list(optimizer) if isinstance(optimizer, Iterable) else [optimizer]
         check_optimizers(self.models, self.optimizers)
         if scheduler is None:
             self.schedulers: list[Any] = []
@@ -191,8 +196,18 @@ class CoTrainer(NetworkPair):
         check_number("refit_every", refit_every, 1, whole=True)
         if weight_threshold is not None:
             check_number("weight_threshold", weight_threshold, 0, 1)
-        if clip_grad_norm is not None and not clip_grad_norm > 0:
+            if weight_threshold == 1:
+                raise ValueError("weight_threshold must be less than 1, above which no weight is")
+        if clip_grad_norm is not None and not (
+            isinstance(clip_grad_norm, Real) and clip_grad_norm > 0
+        ):
             raise ValueError(f"clip_grad_norm must be larger than 0, got {clip_grad_norm!r}")
+        if consistency is not None:
+            check_methods("consistency", consistency, "__call__")
+        if scaler is not None:
+            check_methods("scaler", scaler, "scale", "unscale_", "step", "update")
+        for callback in callbacks if isinstance(callbacks, Iterable) else [callbacks]:
+            check_methods("each of callbacks", callback, "on_fit_start", "on_fit_end")
         check_choice("scheduler_interval", scheduler_interval, ("epoch", "step"))
         check_choice("similarities", similarities, ("step", "pass"))
         check_choice("exchange", exchange, ("swap", "own", "mean"))
@@ -256,7 +271,8 @@ class CoTrainer(NetworkPair):
         Raises
         ------
         ValueError
-            If a loader gives no batch, or the file to resume from is damaged or does not fit.
+            If a loader gives no batch, or other than in the other processes or in the part of the
+            epoch that is done, or the file to resume from is damaged or does not fit.
         FileNotFoundError
             If there is nothing to resume from.
         FloatingPointError
@@ -284,6 +300,7 @@ class CoTrainer(NetworkPair):
             if checkpoint is not None and not is_distributed():
                 ends.enter_context(on_sigterm(self._stop_soon))
             try:
+                self._check_lengths(train_loader)
                 while self.epoch < epochs and not self._stop:
                     record = self.train_epoch(train_loader)
                     if record is None:
@@ -300,7 +317,7 @@ class CoTrainer(NetworkPair):
                     if checkpoint is not None:
                         self._save(checkpoint, generators)
             except RuntimeError as error:
-                if not self._stop:  # else workers were, whose batches are missing
+                if not (self._stop and "DataLoader worker" in str(error)):  # told to stop too
                     explain_loss(error, f"in epoch {self.epoch + 1}")
                     raise
             if self._stop:
@@ -313,17 +330,25 @@ class CoTrainer(NetworkPair):
         Returns the means of what `train_step` gives, or None if it was told to stop before the end.
         """
         for model in self.models:
-            model.train()
+            if not model.training:  # else parts of it may be in eval mode on purpose
+                model.train()
         loaders.set_epoch(loader, self.epoch)
         generators = loaders.generators(loader)
         self._zero_grad()
         done, resumed, step = self._done, self._done.steps, 0
         first_bad = torch.full((), torch.inf, device=self.device)
         pending = False
+        length = loaders.length(loader)
+        if resumed and done.batches != length:
+            raise ValueError(
+                f"train_loader must give {done.batches} batches as when this epoch was begun, got "
+                f"{length}"
+            )
         if resumed and done.randomness is not None:
             now = random_states(generators)
             set_random_states(done.randomness, generators)
         else:
+            done.batches = length
             done.randomness = random_states(generators)
             done.lr = float(self.optimizers[0].param_groups[0]["lr"])
         batches = loaders.until_stopped(loader, lambda: self._stop and not pending)
@@ -386,6 +411,9 @@ class CoTrainer(NetworkPair):
         loss = cross_entropy
         if self.consistency_weight and self.epoch >= self.warmup_epochs:
             values["consistency"] = self.consistency(logits_a, logits_b)
+            if values["consistency"].shape:
+                shape = tuple(values["consistency"].shape)
+                raise ValueError(f"consistency must return a scalar, got shape {shape}")
             loss = loss + self.consistency_weight * values["consistency"]
         self.backward(loss / self.accumulate if self.accumulate > 1 else loss)
         weight_a, weight_b = posteriors.mean(1)
@@ -530,7 +558,7 @@ class CoTrainer(NetworkPair):
         ------
         ValueError
             If `state` is not of this format version, or does not fit the models, the optimizers,
-            the schedulers, the scaler or the mixture.
+            the schedulers, the scaler or the mixture. What was loaded before that one then stays.
         """
         version = state.get("format_version")
         if version != FORMAT_VERSION:
@@ -600,6 +628,14 @@ class CoTrainer(NetworkPair):
                     self.weigher(logits, targets)
         self.weigher.refit()
 
+    def _check_lengths(self, loader: Iterable[Any]) -> None:
+        low, high = bounds(loaders.length(loader) or 0, self.device)
+        if low != high:
+            raise ValueError(
+                "train_loader must give every process as many batches, since they exchange "
+                f"gradients after each, got {low} to {high}; use a DistributedSampler"
+            )
+
     def _stop_soon(self) -> None:
         self._stop = True
 
@@ -611,6 +647,7 @@ class CoTrainer(NetworkPair):
         return tqdm(
             total=loaders.length(loader),
             desc=f"epoch {self.epoch + 1}{noise}",
+            postfix={"loss": f"{self.history[-1]['loss']:.3f}"} if self.history else None,
             disable=not self.progress or not self.is_main_process,
             leave=False,
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ._base import SimilarityMixture
 from ._module import StateModule
-from ._validation import check_logits_targets
+from ._validation import check_logits_targets, check_number
 from .accumulator import DecoyAccumulator, HistogramAccumulator, binned
 from .balance import ClassBalance
 from .decoy import DecoyMixture, contradiction_rate, held_to_rate
@@ -92,8 +92,9 @@ class SampleWeigher(StateModule):
     TypeError
         If `mixture` is no estimator with `fit` and `predict_proba`.
     ValueError
-        If `signal` is unknown or, in a step, gives another shape than (N,); or, in `refit`, if the
-        mixture gives probabilities that are not finite.
+        If `signal` is unknown or, in a step, gives another shape than (N,); or, in `refit`, if it
+        was NaN for all samples of one network only, or the mixture gives probabilities that are not
+        finite.
 
     Examples
     --------
@@ -123,6 +124,8 @@ class SampleWeigher(StateModule):
     ) -> None:
         super().__init__()
         check_signal(signal)
+        check_number("networks", networks, 1, whole=True)
+        check_number("negligible_noise", negligible_noise, 0)
         self.signal = signal
         self.negligible_noise = negligible_noise
         self.mixture = DecoyMixture() if mixture is None else mixture
@@ -165,11 +168,11 @@ class SampleWeigher(StateModule):
 
         Returns
         -------
-        Tensor of shape (networks, N), float32
+        Tensor of shape (networks, N), float32, or float64 for float64 logits
             In [0, 1]: the probability that the label is right as each network sees it, or 1 where
             its noise rate is negligible.
         """
-        self._check(logits, targets)
+        targets = self._check(logits, targets)
         if self.decoys is None or not record:
             log_s, log_1ms = log_signal(self.signal, logits, targets)
             if record:
@@ -189,17 +192,18 @@ class SampleWeigher(StateModule):
     @torch.no_grad()
     def judge(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Probability that each label is right, (networks, N), as each network sees it."""
-        self._check(logits, targets)
+        targets = self._check(logits, targets)
         probability: Tensor = self.posterior(*log_signal(self.signal, logits, targets))
         return probability.nan_to_num(1.0)
 
-    def _check(self, logits: Tensor, targets: Tensor) -> None:
+    def _check(self, logits: Tensor, targets: Tensor) -> Tensor:
         networks = len(self.fitted_counts)
         if logits.ndim != 3 or len(logits) != networks:
             raise ValueError(
                 f"logits must have shape ({networks}, N, C), got {tuple(logits.shape)}"
             )
         check_logits_targets(logits[0], targets)
+        return targets.long()
 
     def refit(self) -> None:
         """Fit a mixture to what each network has shown since the last call, then forget that."""
@@ -236,10 +240,13 @@ class SampleWeigher(StateModule):
 
     def _fit(self, again: bool = False) -> None:
         self.mixtures_, self.noise_rates_, self.balanced = [], [], False
-        for network, counts in enumerate(self.fitted_counts.cpu().numpy()):
-            histogram = SimilarityHistogram(counts)
+        histograms = [SimilarityHistogram(counts) for counts in self.fitted_counts.cpu().numpy()]
+        if not any(histogram.total for histogram in histograms):
+            return
+        for network, histogram in enumerate(histograms):
+            counts = histogram.counts
             if not histogram.total:
-                continue
+                raise ValueError(f"the signal of network {network} is NaN for every sample")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 mixture = self._fitted(network, histogram)
@@ -249,7 +256,7 @@ class SampleWeigher(StateModule):
             # the very number that was held, so that a fit after loading holds the same
             self.noise_rates_.append(rate if self.decoys is None else mixture.noise_rate_)
             self.posterior.load(mixture, network)
-            if mixture.degenerate_ and clean.min() == 1:
+            if mixture.degenerate_ and (self.decoys is None or clean.min() == 1):
                 self.weight.reset(network)
                 warnings.warn(
                     f"the mixture of network {network} is degenerate; it weighs every sample 1 "
