@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._validation import check_choice, check_logits_targets, check_pair
+from .similarity import full_precision
 
 __all__ = [
     "ConsistencyLoss",
@@ -27,10 +28,6 @@ def _reduce(per_sample: Tensor, reduction: Reduction) -> Tensor:
     if reduction == "none":
         return per_sample
     return per_sample.mean() if reduction == "mean" and len(per_sample) else per_sample.sum()
-
-
-def _full_precision(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def cross_weighted_loss(
@@ -90,8 +87,8 @@ def cross_weighted_loss(
     n = len(targets)
     with torch.autocast(logits_a.device.type, enabled=False):
         y = targets.long()
-        ce_a = F.cross_entropy(_full_precision(logits_a), y, reduction="none")
-        ce_b = F.cross_entropy(_full_precision(logits_b), y, reduction="none")
+        ce_a = F.cross_entropy(full_precision(logits_a), y, reduction="none")
+        ce_b = F.cross_entropy(full_precision(logits_b), y, reduction="none")
         if weights_a is None or weights_b is None:
             return _reduce(ce_a + ce_b, reduction)
         for name, weights in (("weights_a", weights_a), ("weights_b", weights_b)):
@@ -143,7 +140,7 @@ def consistency_loss(logits_a: Tensor, logits_b: Tensor, reduction: Reduction = 
     check_choice("reduction", reduction, _REDUCTIONS)
     check_pair(logits_a, logits_b)
     with torch.autocast(logits_a.device.type, enabled=False):
-        p_a, p_b = _full_precision(logits_a).softmax(1), _full_precision(logits_b).softmax(1)
+        p_a, p_b = full_precision(logits_a).softmax(1), full_precision(logits_b).softmax(1)
         return _reduce(F.mse_loss(p_a, p_b, reduction="none").mean(1), reduction)
 
 
@@ -189,8 +186,8 @@ def symmetric_kl_loss(logits_a: Tensor, logits_b: Tensor, reduction: Reduction =
     check_choice("reduction", reduction, _REDUCTIONS)
     check_pair(logits_a, logits_b)
     with torch.autocast(logits_a.device.type, enabled=False):
-        log_a = _full_precision(logits_a).log_softmax(1)
-        log_b = _full_precision(logits_b).log_softmax(1)
+        log_a = full_precision(logits_a).log_softmax(1)
+        log_b = full_precision(logits_b).log_softmax(1)
         return _reduce(((log_a.exp() - log_b.exp()) * (log_a - log_b)).sum(1), reduction)
 
 

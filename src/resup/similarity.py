@@ -65,9 +65,9 @@ def log_label_similarity(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tenso
 def _log_similarity(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """As `log_label_similarity`, for shapes (..., N, C) and (..., N) that broadcast."""
     with torch.autocast(logits.device.type, enabled=False):
-        z = logits if logits.dtype == torch.float64 else logits.float()
+        z = full_precision(logits)
         log_p2 = torch.log_softmax(2 * z, -1)  # log p^2 / sum p^2; one kernel, logsumexp takes nine
-        shape = torch.broadcast_shapes(labels.shape, z.shape[:-1])
+        shape = torch.broadcast_shapes(labels.shape, logits.shape[:-1])
         log_p2, y = log_p2.expand(*shape, -1), labels.long().expand(shape)[..., None]
         log_s = log_p2.gather(-1, y)[..., 0] / 2
         rest = log_p2.scatter(-1, y, torch.finfo(z.dtype).min)
@@ -151,8 +151,13 @@ def scaled_loss_signal(logits: Tensor, targets: Tensor, cap: float | None = None
     if not cap > 0:
         raise ValueError(f"cap must be larger than 0, got {cap!r}")
     with torch.autocast(logits.device.type, enabled=False):
-        z = logits if logits.dtype == torch.float64 else logits.float()
-        return 1 - F.cross_entropy(z, targets.long(), reduction="none").clamp(max=cap) / cap
+        loss = F.cross_entropy(full_precision(logits), targets.long(), reduction="none")
+        return 1 - loss.clamp(max=cap) / cap
+
+
+def full_precision(logits: Tensor) -> Tensor:
+    """Logits in float32 at least."""
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def check_signal(signal: Signal) -> None:
