@@ -9,13 +9,16 @@ from mixtures import (
     parameters,
 )
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler
 
 from resup import (
     DecoyMixture,
     Posterior,
     SimilarityHistogram,
 )
+from resup.decoy import contradiction_rate
 
 # ---------------------------------------------------------------------------- the contract
 
@@ -195,7 +198,7 @@ def test_a_histogram_of_decoys_has_its_own_weights():
         ({"max_iter": 0}, "max_iter must be an integer of at least 1, got 0"),
         ({"max_iter": 2.5}, "max_iter must be an integer of at least 1, got 2.5"),
         ({"tol": np.nan}, "tol must be a finite number of at least 0, got nan"),
-        ({"clip": 0.5}, r"clip must lie in \[1e-15, 0.5\), got 0.5"),
+        ({"clip": 0.5}, r"clip must lie in \[2\*\*-20, 0.5\), got 0.5"),
     ],
 )
 def test_bad_parameters(options, message):
@@ -209,3 +212,30 @@ def test_use_before_fit(method):
         getattr(DecoyMixture(), method)([0.5])
     with pytest.raises(NotFittedError):
         DecoyMixture().sample()
+
+
+def test_swapped_samples_and_decoys_are_told():
+    s, decoys, _ = drawn()
+    with pytest.warns(ConvergenceWarning, match="are X and decoys swapped"):
+        mixture = DecoyMixture().fit(decoys, s)
+    assert mixture.degenerate_
+
+
+def test_decoys_are_y_to_a_pipeline():
+    s, decoys, _ = drawn()
+    piped = make_pipeline(MinMaxScaler(), DecoyMixture()).fit(s[:, None], decoys)
+    alone = DecoyMixture().fit(MinMaxScaler().fit_transform(s[:, None]), decoys)
+    np.testing.assert_array_equal(piped[-1].predict_proba(s), alone.predict_proba(s))
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        (np.zeros((3, 2)), r"counts must have shape \(C, B, 2\), got \(3, 2\)"),
+        (np.full((3, 4, 2), np.nan), "counts must be finite and not negative"),
+        (-np.ones((3, 4, 2)), "counts must be finite and not negative"),
+    ],
+)
+def test_counts_that_are_no_counts(counts, message):
+    with pytest.raises(ValueError, match=message):
+        contradiction_rate(counts)

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from resup import BetaMixture, HistogramAccumulator, SimilarityHistogram, log_label_similarity
+from resup import (
+    BetaMixture,
+    HistogramAccumulator,
+    SimilarityHistogram,
+    log_label_similarity,
+)
+from resup.accumulator import DecoyAccumulator
 from resup.histogram import CENTRES, N_BINS, SMALLEST, bin_index
 
 unit = arrays(np.float64, st.integers(0, 300), elements=st.floats(0, 1))
@@ -134,3 +142,32 @@ def test_rounding_is_no_error():
     mixture = BetaMixture().fit(s)
     assert mixture.predict_proba(s).max() <= 1
     np.testing.assert_array_equal(mixture.alphas_, BetaMixture().fit(np.clip(s, 0, 1)).alphas_)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.uint8, bool])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_no_dtype_asks_for_a_copy_of_all(dtype, weighted):
+    n = 2_000_000
+    s = (np.arange(n) % 2).astype(dtype)
+    weights = np.ones(n, np.float32) if weighted else None
+    tracemalloc.start()
+    histogram = SimilarityHistogram().update(s, weights)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8e6
+    assert histogram.counts[[0, -1]].tolist() == [n / 2, n / 2]
+
+
+@pytest.mark.parametrize(
+    ("logits", "targets", "error", "message"),
+    [
+        (torch.zeros(4, 3), torch.zeros(4).long(), ValueError, r"shape \(1, N, C\), got \(4, 3\)"),
+        (torch.zeros(2, 4, 3), torch.zeros(4).long(), ValueError, r"shape \(1, N, C\), got"),
+        (torch.zeros(1, 4, 1), torch.zeros(4).long(), ValueError, "with C >= 2 classes"),
+        (torch.zeros(1, 4, 3), torch.full((4,), 3), ValueError, r"targets must lie in \[0, 3\)"),
+        (torch.zeros(1, 4, 3), torch.zeros(4), TypeError, "targets must be an integer tensor"),
+    ],
+)
+def test_decoys_of_bad_batches(logits, targets, error, message):
+    with pytest.raises(error, match=message):
+        DecoyAccumulator().update(logits, targets)

@@ -11,7 +11,8 @@ from mixtures import (
     exactly,
     parameters,
 )
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.model_selection import GridSearchCV
 
 from resup import (
     BetaMixture,
@@ -183,8 +184,8 @@ def test_a_histogram_must_hold_something_and_has_its_own_weights():
         ({"prior": np.inf}, "prior must be a finite number of at least 0, got inf"),
         ({"tol": np.nan}, "tol must be a finite number of at least 0, got nan"),
         ({"tol": "small"}, "tol must be a finite number of at least 0, got 'small'"),
-        ({"clip": 0.0}, r"clip must lie in \[1e-15, 0.5\), got 0.0"),
-        ({"clip": 0.5}, r"clip must lie in \[1e-15, 0.5\), got 0.5"),
+        ({"clip": 0.0}, r"clip must lie in \[2\*\*-20, 0.5\), got 0.0"),
+        ({"clip": 0.5}, r"clip must lie in \[2\*\*-20, 0.5\), got 0.5"),
         ({"m_step": "map"}, "m_step must be 'ml' or 'moments', got 'map'"),
         ({"init": [[1.0], [1.0], [1.0]]}, r"of 2 components, shape \(3, 2\), got \(3, 1\)"),
         ({"init": [[0.5, 0.5], [1, 2], [2, -1]]}, "init must be positive and finite, got"),
@@ -255,3 +256,68 @@ def test_pickle():
     fitted = BetaMixture().fit(s := draw(TWO, 300))
     again = pickle.loads(pickle.dumps(fitted))
     np.testing.assert_array_equal(again.predict_proba(s), fitted.predict_proba(s))
+
+
+def test_any_integer_counts_components(rng):
+    s = rng.beta(2, 3, 300)
+    search = GridSearchCV(BetaMixture(prior=0), {"n_components": np.arange(1, 4)}).fit(s[:, None])
+    assert search.best_estimator_.weights_.shape == (search.best_params_["n_components"],)
+
+
+def test_a_start_in_another_order_is_the_same_start():
+    s = draw(TWO, 1000)
+    rows = np.array([[0.3, 0.7], [1.2, 5.0], [6.0, 1.5]])
+    fits = [BetaMixture(prior=0, init=start).fit(s) for start in (rows, rows[:, ::-1])]
+    np.testing.assert_array_equal(*map(parameters, fits))
+
+
+@pytest.mark.parametrize("m_step", ["ml", "moments"])
+@pytest.mark.parametrize("before", [0.5, 0.2, 1.0])
+def test_a_warm_start_does_not_go_on_from_a_degenerate_fit(before, m_step):
+    mixture = BetaMixture(m_step=m_step, warm_start=True)
+    with pytest.warns(ConvergenceWarning):
+        mixture.fit([before] * 100)
+    s = draw(TWO, 1000)
+    fresh = BetaMixture(m_step=m_step).fit(s)
+    np.testing.assert_array_equal(parameters(mixture.fit(s)), parameters(fresh))
+
+
+def test_a_fitted_mixture_does_not_change_with_its_parameters(rng):
+    s = draw(TWO, 500)
+    mixture = BetaMixture(random_state=0).fit(s)
+    before = mixture.predict_proba(s), mixture.bic(s), mixture.aic(s), mixture.sample(9)[0]
+    mixture.set_params(n_components=3)
+    after = mixture.predict_proba(s), mixture.bic(s), mixture.aic(s), mixture.sample(9)[0]
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_posterior_of_narrow_components_is_exact():
+    shapes = np.array([[0.3, 0.3, 0.4], [200.0, 600.0, 2000.0], [2000.0, 600.0, 200.0]])
+    mixture = exactly(Mixture(*shapes))
+    x = np.linspace(0.01, 0.99, 5001)
+    np.testing.assert_allclose(
+        mixture.predict_proba(x), Mixture(*shapes).responsibilities(x).T, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("look", ["predict", "predict_proba", "score", "bic", "score_samples"])
+def test_what_is_no_sample_to_look_at(look):
+    mixture = BetaMixture().fit(draw(TWO, 500))
+    with pytest.raises(ValueError, match="must hold at least one sample, got 0"):
+        getattr(mixture, look)([])
+    with pytest.raises(TypeError, match="X must hold similarities, got a SimilarityHistogram"):
+        getattr(mixture, look)(SimilarityHistogram().update([0.5]))
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1e308] * 3, "sample_weight must have a finite sum"),
+        (["a"] * 3, "sample_weight must be real numbers, got dtype <U1"),
+        ([1j] * 3, "sample_weight must be real numbers, got dtype complex128"),
+    ],
+)
+def test_weights_that_are_no_weights(weights, message):
+    with pytest.raises(ValueError, match=message):
+        BetaMixture().fit([0.1, 0.5, 0.9], sample_weight=weights)

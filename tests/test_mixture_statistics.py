@@ -42,12 +42,20 @@ def standard_errors(mixture, n):
         (density(theta + d) - density(theta - d)) / (2 * step)
         for d, step in zip(np.diag(steps), steps, strict=True)
     ]
-    information = np.array(slopes) / density(theta) @ np.array(slopes).T / len(x)
+    information = np.array(slopes) / (density(theta) + 1e-300) @ np.array(slopes).T / len(x)
     return theta, np.sqrt(np.diag(np.linalg.inv(n * information)))
 
 
 @pytest.mark.parametrize(
-    "mixture", [Mixture(*np.array([[1.0], [4.0], [1.5]])), TWO, THREE], ids=["1", "2", "3"]
+    "mixture",
+    [
+        Mixture(*np.array([[1.0], [4.0], [1.5]])),
+        TWO,
+        THREE,
+        Mixture(*np.array([[1.0], [200.0], [2000.0]])),
+        Mixture(*np.array([[0.4, 0.6], [20.0, 200.0], [200.0, 20.0]])),
+    ],
+    ids=["1", "2", "3", "narrow 1", "narrow 2"],
 )
 def test_samples_give_the_parameters_back_within_the_cramer_rao_scale(mixture):
     n, k = 20_000, len(mixture.weights)

@@ -156,6 +156,7 @@ def test_one_value_is_no_decoy_mixture(s, seen):
     assert (mixture.predict_proba(GRID)[:, 1] == 1).all()
 
 
+@pytest.mark.filterwarnings("ignore:the decoys are more similar")
 def test_the_noise_rate_is_no_more_than_one():
     s = np.concatenate([np.zeros(7), np.full(13, 1e-6)])
     for n in range(1, 60):  # sums of n weights 1 / n are rounded either way

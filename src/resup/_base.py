@@ -22,6 +22,7 @@ from .histogram import (
     N_BINS,
     SMALLEST,
     SimilarityHistogram,
+    as_column,
     as_similarities,
     as_weights,
     count,
@@ -105,10 +106,12 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
         x = self._samples(X)
         if self.log_odds_ is not None:
             odds = self.log_odds_(x)
-            proba = np.zeros((len(x), self.n_components))
+            proba = np.zeros((len(x), len(self.weights_)))
             proba[:, 0], proba[:, -1] = expit(-odds), expit(odds)  # the last wins if it is alone
             return proba
         posterior = self._posterior(x)
+        if (np.diff(self.alphas_) >= 0).all() and (np.diff(self.betas_) <= 0).all():
+            return posterior  # whose last column rises by itself
         last = np.interp(x, CENTRES, np.maximum.accumulate(self._posterior(CENTRES)[:, -1]))
         others = posterior[:, :-1] + 1e-300
         others *= ((1 - last) / others.sum(1))[:, None]
@@ -132,12 +135,12 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
     def bic(self, X: Any) -> float:
         """Bayesian information criterion on X; the lower the better."""
         densities = self.score_samples(X)
-        n_parameters = 3 * self.n_components - 1
+        n_parameters = 3 * len(self.weights_) - 1
         return float(-2 * densities.sum() + n_parameters * np.log(len(densities)))
 
     def aic(self, X: Any) -> float:
         """Akaike information criterion on X; the lower the better."""
-        return float(-2 * self.score_samples(X).sum() + 2 * (3 * self.n_components - 1))
+        return float(-2 * self.score_samples(X).sum() + 2 * (3 * len(self.weights_) - 1))
 
     def sample(self, n_samples: int = 1) -> tuple[Array, NDArray[np.intp]]:
         """Draw samples from the fitted mixture.
@@ -154,7 +157,7 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
             raise ValueError(f"n_samples must be at least 1, got {n_samples}")
         rng = check_random_state(self.random_state)
         counts = rng.multinomial(n_samples, self.weights_)
-        y = np.repeat(np.arange(self.n_components), counts)
+        y = np.repeat(np.arange(len(counts)), counts)
         return rng.beta(self.alphas_[y], self.betas_[y])[:, None], y
 
     # ------------------------------------------------------------------ for the estimators
@@ -186,7 +189,12 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
 
     def _samples(self, X: Any) -> Array:
         check_is_fitted(self)
-        return in_range(as_similarities(self._column(X, reset=False))).astype(np.float64)
+        if isinstance(X, SimilarityHistogram):
+            raise TypeError("X must hold similarities, got a SimilarityHistogram, which is for fit")
+        s = as_similarities(self._column(X, reset=False))
+        if not len(s):
+            raise ValueError("similarities must hold at least one sample, got 0 sample(s)")
+        return in_range(s).astype(np.float64)
 
     def _take(self, mixture: Mixture, unsupported: bool) -> None:
         """Become this mixture; where the data do not support it every posterior is 1."""
@@ -195,9 +203,9 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
         self.log_odds_ = ALWAYS_RIGHT if unsupported else self._log_odds()
 
     def _log_odds(self) -> LogOdds | None:
-        if self.n_components == 1:
+        if len(self.weights_) == 1:
             return ALWAYS_RIGHT
-        if self.n_components > 2:
+        if len(self.weights_) > 2:
             return None
         a, b = np.diff(self.alphas_)[0], np.diff(self.betas_)[0]
         c = np.diff(self._mixture().log_constants)[0]
@@ -210,8 +218,8 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
             if not isinstance(value, kind) or not low <= float(value) < np.inf:
                 number = "an integer" if kind is Integral else "a finite number"
                 raise ValueError(f"{name} must be {number} of at least {low}, got {value!r}")
-        if not isinstance(self.clip, Real) or not 1e-15 <= self.clip < 0.5:
-            raise ValueError(f"clip must lie in [1e-15, 0.5), got {self.clip!r}")
+        if not isinstance(self.clip, Real) or not SMALLEST <= self.clip < 0.5:
+            raise ValueError(f"clip must lie in [2**-20, 0.5), got {self.clip!r}")
 
 
 def weighted_values(
@@ -228,7 +236,7 @@ def weighted_values(
             )
         x, w = CENTRES, X.counts
     else:
-        s = as_similarities(X, name)
+        s = as_column(X, name)
         if not len(s):
             raise ValueError(f"{name} must hold at least one sample, got 0 sample(s)")
         if weight is not None:
@@ -236,10 +244,14 @@ def weighted_values(
         if len(s) > N_BINS:
             x, w = CENTRES, count(s, weight, name)
         else:
-            x = in_range(s, name).astype(np.float64)
-            w = np.ones(len(s)) if weight is None else weight
-    if not w.sum() > 0:
+            x = in_range(as_similarities(s, name), name).astype(np.float64)
+            w = np.ones(len(s)) if weight is None else weight.astype(np.float64)
+    with np.errstate(over="ignore"):
+        total = w.sum()
+    if not total > 0:
         raise ValueError(f"{name} must have a sample of positive weight, got a sum of zero")
+    if total == np.inf:
+        raise ValueError(f"{weight_name} must have a finite sum, got {w.max():g} at most")
     return x[w > 0], w[w > 0]
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ._module import StateModule
+from ._validation import check_logits_targets
 from .histogram import FIRST, N_BINS, SHIFT, SMALLEST, SimilarityHistogram
 from .similarity import Signal, check_signal, log_signal
 
@@ -156,6 +157,11 @@ class DecoyAccumulator(StateModule):
         targets : Tensor of shape (N,)
             Given labels.
         """
+        if logits.ndim != 3 or len(logits) != self.groups:
+            raise ValueError(
+                f"logits must have shape ({self.groups}, N, C), got {tuple(logits.shape)}"
+            )
+        check_logits_targets(logits[0], targets)
         decoys = self.next_labels(targets, logits.shape[2])
         self.add(logits, targets, *binned(*log_signal(self.signal, logits, decoys)))
 

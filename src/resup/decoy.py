@@ -70,9 +70,9 @@ class DecoyMixture(SimilarityMixture):
     converged_ : bool
         Whether `tol` was reached.
     degenerate_ : bool
-        True if the decoys do not account for the noise, so that the Betas weigh more than half, or
-        if the data hold fewer than two distinct values, so that every posterior is 1; with a
-        `ConvergenceWarning`.
+        True if the decoys do not account for the noise, so that the Betas weigh more than half, if
+        they are more similar than the samples, so that all of these look wrong, or if the data hold
+        fewer than two distinct values, so that every posterior is 1; with a `ConvergenceWarning`.
     log_odds_ : LogOdds
         The posterior in closed form, for :class:`resup.Posterior`.
     n_features_in_ : int
@@ -136,7 +136,8 @@ class DecoyMixture(SimilarityMixture):
         X : array-like or Tensor of shape (N,) or (N, 1), or SimilarityHistogram
             Similarities to the given labels, in [0, 1].
         decoys : array-like or Tensor of shape (M,) or (M, 1), or SimilarityHistogram
-            Similarities to other labels, in [0, 1]. M need not be N.
+            Similarities to other labels, in [0, 1]. M need not be N. They stand where other
+            estimators have `y`, so give them as `y` to a Pipeline.
         hit_rate : float, default=0.0
             Chance that the decoy of a wrongly labelled sample is its true class: 1 / (C - 1) for
             decoys drawn uniformly from the other C - 1 classes; see `hit_rate` for others.
@@ -192,7 +193,10 @@ class DecoyMixture(SimilarityMixture):
 
         unsupported = len(np.unique(samples.x)) < 2
         self.agreement_ = 0.0 if unsupported else float(agreement)
-        self.degenerate_ = self.agreement_ < 0.5
+        swapped = bool(
+            rate * (1 + hit_rate) > 0.999 and others.w @ others.x > samples.w @ samples.x
+        )
+        self.degenerate_ = self.agreement_ < 0.5 or swapped
         self.converged_ = mixture.converged
         self.decoy_rate_ = rate
         self._take(mixture, unsupported)
@@ -208,10 +212,12 @@ class DecoyMixture(SimilarityMixture):
         if found < least_rate and not unsupported:
             found, odds = least_rate, held_to_rate(odds, samples.x, samples.w, least_rate)
         self.log_odds_ = odds
-        self.noise_rate_ = min(found, 1.0)  # rounding may take it over
+        self.noise_rate_ = min(float(found), 1.0)  # rounding may take it over
         self.weights_ = np.array([self.noise_rate_, 1 - self.noise_rate_])
         if unsupported:
             warn("all similarities are alike; every posterior is 1")
+        elif swapped:
+            warn("the decoys are more similar than the samples; are X and decoys swapped?")
         elif self.degenerate_:
             warn(
                 f"the decoys account for a noise rate of {rate:.2f} where {mixture.weights[0]:.2f} "
@@ -360,7 +366,12 @@ def contradiction_rate(counts: ArrayLike) -> float:
     >>> round(contradiction_rate([[[400, 400], [120, 80]], [[600, 200], [120, 80]]]), 3)
     0.407
     """
-    from_top = np.asarray(counts, np.float64)[:, ::-1].cumsum(1)
+    samples = np.asarray(counts, np.float64)
+    if samples.ndim != 3 or samples.shape[2] != 2:
+        raise ValueError(f"counts must have shape (C, B, 2), got {samples.shape}")
+    if not np.isfinite(samples).all() or (samples < 0).any():
+        raise ValueError("counts must be finite and not negative")
+    from_top = samples[:, ::-1].cumsum(1)
     n = from_top.sum(2)
     cut = (n < SUREST * n[:, -1:]).sum(1)  # the bin at which the share is reached
     classes = np.arange(len(n))
@@ -392,6 +403,8 @@ def transition(confusion: ArrayLike, smoothing: float = 0.02) -> Array:
     >>> transition([[8, 2, 0], [0, 10, 0], [1, 1, 8]], smoothing=0.0)[0].round(3)
     array([0., 1., 0.])
     """
+    if not smoothing >= 0:
+        raise ValueError(f"smoothing must not be negative, got {smoothing!r}")
     counts = np.asarray(confusion, np.float64)
     c = len(counts)
     if counts.shape != (c, c) or c < 2:

@@ -14,7 +14,7 @@ Array = NDArray[np.float64]
 
 PRIOR_CLIP = 1e-3  # of the pseudo-data, so that one at log x = -14 does not shape a component
 TRUST = 1 / 3  # the prior takes a label as right with this probability, whatever its similarity
-FLOOR, LEAST_FLOOR = 0.03, 1e-4  # uniform pseudo-data: a share of the prior, and of the data
+FLOOR, LEAST_FLOOR = 0.03, 1e-6  # uniform pseudo-data: a share of the prior, and of the data
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ def fit_mixture(
     """
     w = w / w.sum()
     log_x, log_1mx = np.log(x), np.log1p(-x)
-    guess = self_labels(x, start if isinstance(start, int) else len(start.weights))
+    k = len(start.weights) if isinstance(start, Mixture) else start
+    guess = self_labels(x, k)
     pseudo, floor = prior * w * guess, max(FLOOR * prior, LEAST_FLOOR)
     n_prior = pseudo.sum(1) + floor
     held = np.maximum(np.stack([log_x, log_1mx]), np.log(PRIOR_CLIP))
@@ -93,12 +94,12 @@ def fit_mixture(
         sums = np.stack([r @ (w * log_x), r @ (w * log_1mx)]) + prior_sums
         return likeliest_shapes(n, sums / n, before)
 
-    if isinstance(start, int):
-        if start > 2:  # the trusted share of every sample would hide the components in between
-            guess = self_labels(x, start, trust=0.0)
-        mixture = Mixture(guess @ w, *shapes(guess, np.ones((2, start))))
-    else:
+    if isinstance(start, Mixture):
         mixture = start
+    else:
+        if k > 2:  # the trusted share of every sample would hide the components in between
+            guess = self_labels(x, k, trust=0.0)
+        mixture = Mixture(guess @ w, *shapes(guess, np.ones((2, k))))
     bounds: list[float] = []
     converged = False
     while True:
@@ -125,8 +126,6 @@ def fit_mixture(
 
 def gain_over_last(mixture: Mixture, x: Array, w: Array) -> float:
     """Mean log-likelihood that the mixture has over its last component alone."""
-    if len(mixture.weights) == 1:
-        return np.inf
     joint = mixture.log_joint(x)
     alone = joint[-1] - np.log(max(mixture.weights[-1], 1e-300))
     return float(w @ (np.logaddexp.reduce(joint, 0) - alone) / w.sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -67,9 +68,9 @@ def q_values(clean_probability: Any, *, caution: float = 1.5, hidden: float = 0.
     """
     name = "clean_probability"
     p = in_range(as_similarities(clean_probability, name), name).astype(np.float64)
-    if not 0 < caution < np.inf:
+    if not isinstance(caution, Real) or not 0 < caution < np.inf:
         raise ValueError(f"caution must be positive and finite, got {caution!r}")
-    if not 0 <= hidden < 1:
+    if not isinstance(hidden, Real) or not 0 <= hidden < 1:
         raise ValueError(f"hidden must lie in [0, 1), got {hidden!r}")
     distinct, place, counts = np.unique(p, return_inverse=True, return_counts=True)
     distinct = caution * distinct / (1 - distinct + caution * distinct)

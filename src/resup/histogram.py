@@ -59,14 +59,18 @@ def bin_index(similarities: NDArray[np.floating]) -> NDArray[np.intp]:
     return bins
 
 
-def count(s: NDArray[np.floating], weights: Array | None, name: str = "similarities") -> Array:
-    """Sum the weights in each bin, (2432,); raise if a value is NaN or outside [0, 1]."""
+def count(s: NDArray[Any], weights: NDArray[Any] | None, name: str = "similarities") -> Array:
+    """Sum the weights in each bin, (2432,); raise if a value is NaN or outside [0, 1].
+
+    Values and weights are taken a chunk at a time, so that their dtype asks for no copy of all.
+    """
     counts = np.zeros(len(_BIN_OF_KEY))
-    workspace = _workspace(min(len(s), _CHUNK), s.dtype)
+    workspace = _workspace(min(len(s), _CHUNK), as_similarities(s[:1], name).dtype)
     for start in range(0, len(s), _CHUNK):
         part = slice(start, start + _CHUNK)
         w = None if weights is None else weights[part]
-        counts += np.bincount(_keys(in_range(s[part], name), workspace), w, len(counts))
+        values = in_range(as_similarities(s[part], name), name)
+        counts += np.bincount(_keys(values, workspace), w, len(counts))
     return np.asarray(np.bincount(_BIN_OF_KEY, counts, N_BINS), np.float64)
 
 
@@ -140,7 +144,7 @@ class SimilarityHistogram:
             If a similarity is NaN or outside [0, 1], or a shape or weight is wrong. The histogram
             is then as it was before.
         """
-        s = as_similarities(similarities)
+        s = as_column(similarities)
         weights = None if sample_weight is None else as_weights(sample_weight, len(s))
         self.counts += count(s, weights)
         return self
@@ -164,8 +168,8 @@ def to_numpy(values: Any) -> NDArray[Any]:
     return np.asarray(values)
 
 
-def as_similarities(values: Any, name: str = "similarities") -> NDArray[np.floating]:
-    """Similarities as a floating (N,) array; the range is left to `in_range`."""
+def as_column(values: Any, name: str = "similarities") -> NDArray[Any]:
+    """Similarities as a real (N,) array of their own dtype; the range is left to `in_range`."""
     s = to_numpy(values)
     if s.ndim == 2 and s.shape[1] == 1:
         s = s[:, 0]
@@ -173,6 +177,12 @@ def as_similarities(values: Any, name: str = "similarities") -> NDArray[np.float
         raise ValueError(f"{name} must have shape (N,) or (N, 1), got {s.shape}")
     if s.dtype.kind not in "fiub":
         raise ValueError(f"{name} must be real numbers in [0, 1], got dtype {s.dtype}")
+    return s
+
+
+def as_similarities(values: Any, name: str = "similarities") -> NDArray[np.floating]:
+    """Similarities as an (N,) array of float32 or wider."""
+    s = as_column(values, name)
     return s if s.dtype.kind == "f" and s.dtype.itemsize >= 4 else s.astype(np.float64)
 
 
@@ -194,11 +204,13 @@ def in_range(s: NDArray[np.floating], name: str = "similarities") -> NDArray[np.
     return inside
 
 
-def as_weights(values: Any, n: int, name: str = "sample_weight") -> Array:
-    """Sample weights as a checked float64 (n,) array."""
-    w = to_numpy(values).astype(np.float64)
+def as_weights(values: Any, n: int, name: str = "sample_weight") -> NDArray[Any]:
+    """Sample weights as a checked real (n,) array."""
+    w = to_numpy(values)
     if w.shape != (n,):
         raise ValueError(f"{name} must have shape ({n},), got {w.shape}")
-    if not np.isfinite(w).all() or (w < 0).any():
-        raise ValueError(f"{name} must be finite and not negative")
+    if w.dtype.kind not in "fiub":
+        raise ValueError(f"{name} must be real numbers, got dtype {w.dtype}")
+    if n and not (w.min() >= 0 and w.max() < np.inf):
+        raise ValueError(f"{name} must be finite and not negative, got {w.min()} to {w.max()}")
     return w

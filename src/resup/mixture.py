@@ -38,19 +38,20 @@ class BetaMixture(SimilarityMixture):
         a real Beta mixture.
     m_step : {"ml", "moments"}, default="ml"
         "ml" maximises the (penalised) likelihood, which then never falls, over alphas that rise and
-        betas that fall from component to component. "moments" matches weighted means and variances
-        as published programs do; it ignores `prior` and the likelihood may fall.
+        betas that fall from component to component; the first step puts a start into this order.
+        "moments" matches weighted means and variances as published programs do; it ignores `prior`
+        and the likelihood may fall.
     init : sequence of three sequences of length n_components, optional
         Weights, alphas and betas to start from, all positive; by default the prior's guess.
     clip : float, default=2**-20
-        Similarities are moved into [clip, 1 - clip] first.
+        Similarities are moved into [clip, 1 - clip] first; the default is the least.
     max_iter : int, default=500
         Largest number of EM iterations.
     tol : float, default=1e-6
         EM stops when the mean log-likelihood a sample changes by less. With 0 all `max_iter`
         iterations are made.
     warm_start : bool, default=False
-        Go on from the last fit: twice 5 iterations are then 10.
+        Go on from the last fit, if it was not degenerate: twice 5 iterations are then 10.
     random_state : int, RandomState or None, default=None
         For `sample`; the fit draws nothing.
 
@@ -63,7 +64,8 @@ class BetaMixture(SimilarityMixture):
     converged_ : bool
         Whether `tol` was reached.
     lower_bound_ : float
-        Mean log-likelihood a sample at the end, penalised if `prior` is not 0.
+        Mean log-likelihood a sample at the end; with m_step="ml" what is maximised, the penalty of
+        the prior and of the floor that keeps empty components finite included.
     lower_bounds_ : list of float
         The same before each iteration and at the end.
     degenerate_ : bool
@@ -161,10 +163,13 @@ class BetaMixture(SimilarityMixture):
         x, w = weighted_values(self._column(X, reset=True), sample_weight)
         inside = np.clip(x, self.clip, 1 - self.clip)
         start: Mixture | int = self.n_components
-        if self.warm_start and len(getattr(self, "weights_", ())) == self.n_components:
+        supported = not getattr(self, "degenerate_", True)
+        if self.warm_start and supported and len(self.weights_) == self.n_components:
             start = Mixture(self.weights_, self.alphas_, self.betas_)
         elif self.init is not None:
             weights, alphas, betas = np.array(self.init, np.float64)
+            order = np.argsort(alphas / (alphas + betas), kind="stable")
+            weights, alphas, betas = weights[order], alphas[order], betas[order]
             start = Mixture(weights / weights.sum(), alphas, betas)
         fitted = fit_mixture(
             inside,
@@ -184,8 +189,9 @@ class BetaMixture(SimilarityMixture):
             len(np.unique(inside)) < self.n_components
             or fitted.weights[-1] < 1e-4
             or (apart < 1e-3).any()
-            or (self.m_step == "ml" and self.n_iter_ and gain_over_last(fitted, inside, w) <= 0)
         )
+        if self.m_step == "ml" and self.n_iter_ and self.n_components > 1 and not self.degenerate_:
+            self.degenerate_ = gain_over_last(fitted, inside, w) <= 0
         self._take(fitted, self.degenerate_)
         if self.degenerate_:
             warn(f"the data do not support {self.n_components} components; every posterior is 1")

@@ -73,7 +73,9 @@ def _log_similarity(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         rest = log_p2.scatter(-1, y, torch.finfo(z.dtype).min)
         top, place = rest.max(-1, keepdim=True)
         log_1ms2 = (top - torch.log_softmax(rest, -1).gather(-1, place))[..., 0].clamp(max=0)
-        return log_s, log_1ms2 - log_s.exp().log1p()
+        s = log_s.exp()
+        small = torch.log1p(-s.clamp(max=0.5))  # where the difference below would cancel
+        return log_s, torch.where(s < 0.5, small, log_1ms2 - s.log1p())
 
 
 def cosine_label_similarity(logits: Tensor, targets: Tensor) -> Tensor:
