@@ -61,7 +61,7 @@ def test_samples_give_the_parameters_back_within_the_cramer_rao_scale(mixture):
     n, k = 20_000, len(mixture.weights)
     theta, errors = standard_errors(mixture, n)
     z = []
-    for seed in range(6):
+    for seed in range(12):
         fitted = BetaMixture(k, prior=0, tol=1e-10, max_iter=5000).fit(draw(mixture, n, seed))
         z.append((np.delete(parameters(fitted), k - 1) - theta) / errors)
     assert np.abs(z).max() < 4

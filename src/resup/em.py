@@ -14,7 +14,7 @@ Array = NDArray[np.float64]
 
 PRIOR_CLIP = 1e-3  # of the pseudo-data, so that one at log x = -14 does not shape a component
 TRUST = 1 / 3  # the prior takes a label as right with this probability, whatever its similarity
-FLOOR, LEAST_FLOOR = 0.03, 1e-6  # uniform pseudo-data: a share of the prior, and of the data
+FLOOR, LEAST_FLOOR = 0.03, 1e-7  # uniform pseudo-data: a share of the prior, and of the data
 
 
 @dataclass(frozen=True)
