@@ -21,7 +21,7 @@ with their standard deviation.
 
 Each finished training is kept under --runs and not run again; ``--only resup`` or ``--only folds``
 trains one side. When both are there, the numbers are printed, and written to
-``OUT/label_errors-SIZE.json``.
+``OUT/label_errors-SIZE.json``; those of other epochs or labels go to a file of their own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib import metadata
@@ -44,7 +43,6 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, precision_score, recall_score, roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 from torch import nn
-from torch.optim import Adam
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
@@ -53,13 +51,14 @@ from paper import methods, networks
 from paper.batches import DeviceBatches
 from paper.datasets import Split
 from paper.provenance import ROOT, provenance
-from paper.run import AUTOCAST, Protocol
+from paper.run import AUTOCAST, Protocol, positive
 from posterior_quality import STATED, listed
 
 from resup import CoTrainer
 from resup.callbacks import Callback
 
 FOLDS = 5
+LABELS = ["worst", "aggre", "random1"]
 SCORES = "self_confidence", "normalized_margin", "confidence_weighted_entropy"
 Arrays = dict[str, Any]
 
@@ -103,17 +102,11 @@ def train_resup(args: argparse.Namespace, protocol: Protocol, data: Split, seed:
     )  # fmt: skip
     ordered = train.in_order(500)
     pair = [make_network(protocol, data, args.device) for _ in range(2)]
-    optimizer = Adam(
-        [p for network in pair for p in network.parameters()],
-        lr=protocol.lr,
-        fused=args.device != "cpu",
-    )
     memory = Memory(ordered)
     trainer = methods.make(
         args.method,
         pair,
-        optimizer,
-        protocol.schedule(optimizer, protocol.epochs),
+        *protocol.adam(pair),
         epochs=protocol.epochs,
         noise_rate=np.nan,  # for methods that must be told it, which are not offered here
         autocast=AUTOCAST[args.dtype],
@@ -150,8 +143,7 @@ def train_fold(
         data.images[held_out], data.labels[held_out], 500, device=args.device, mean=mean, std=std
     )
     network = make_network(protocol, data, args.device)
-    optimizer = Adam(network.parameters(), lr=protocol.lr, fused=args.device != "cpu")
-    scheduler = protocol.schedule(optimizer, protocol.epochs)
+    optimizer, scheduler = protocol.adam([network])
     dtype = AUTOCAST[args.dtype]
     autocast = partial(torch.autocast, args.device.split(":")[0], dtype, enabled=dtype is not None)
     for _ in range(protocol.epochs):
@@ -187,7 +179,7 @@ def trainings(
 
 def train(args: argparse.Namespace, noise: str, protocol: Protocol, data: Split, seed: int) -> Path:
     """Do what is not done yet; returns the folder with a file a training."""
-    folder = args.runs / f"{args.size}-{protocol.epochs}-{noise}-{seed}"
+    folder = args.runs / f"{args.size}-{protocol.epochs}-{args.dtype}-{noise}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     for name, training in trainings(args, protocol, data, seed):
         path = folder / f"{name}.npz"
@@ -293,11 +285,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--data", type=Path, required=True, help="folder that holds cifar-10-batches-py")
-    add("--labels", nargs="+", choices=cifar10.HUMAN, default=["worst", "aggre", "random1"])
+    add("--labels", nargs="+", choices=cifar10.HUMAN, default=LABELS)
     add("--size", choices=cifar10.PROTOCOLS, default="paper", help="protocol")
     add("--method", choices=methods.RESUP, default="resup")
     add("--only", choices=("resup", "folds"), help="train one side only")
-    add("--epochs", type=int, help="other than the protocol's")
+    add("--epochs", type=positive, help="other than the protocol's")
     add("--seeds", type=int, nargs="+", default=[0])
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--dtype", choices=AUTOCAST, default="bfloat16", help="of the networks' arithmetic")
@@ -315,7 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images, true = (column[: protocol.samples] for column in data.train)
     results, trained = [], []
     for noise in args.labels:
-        given = cifar10.labels(Namespace(noise=noise, data=args.data), data)[: protocol.samples]
+        given = cifar10.human_labels(args.data, noise)[: protocol.samples]
         wrong = given != true
         for seed in args.seeds:
             folder = train(args, noise, protocol, Split(images, given), seed)
@@ -346,7 +338,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "results": results,
     }
     args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / f"label_errors-{args.size}.json"
+    trial = [f"{args.epochs}-epochs"] * bool(args.epochs)
+    trial += args.labels if args.labels != LABELS else []
+    path = args.out / f"{'-'.join(['label_errors', args.size, *trial])}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
 
 

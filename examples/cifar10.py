@@ -9,15 +9,13 @@ end ``result.json``.
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from paper.datasets import Dataset, cifar10, cifar_n
-from paper.run import LateDecay, Protocol, arguments, run
-
-from resup.noise import apply_transition, asymmetric_transition, symmetric_transition
+from paper.datasets import cifar10, cifar_n
+from paper.run import LateDecay, Protocol, arguments, check_noise, run, wrong_labels
 
 PARTNER = {9: 1, 2: 0, 4: 7, 3: 5, 5: 3}  # truck, bird, deer, cat, dog
 HUMAN = ("aggre", "random1", "random2", "random3", "worst")
@@ -35,27 +33,23 @@ PROTOCOLS = {
 }  # fmt: skip
 
 
-def labels(args: argparse.Namespace, data: Dataset) -> NDArray[np.int64]:
-    true = data.train.labels
-    if args.noise in HUMAN:
-        files = [args.data / f"CIFAR-10_human.{kind}" for kind in ("pt", "npz")]
-        return cifar_n(files[0] if files[0].exists() else files[1], args.noise)
-    if args.noise == "clean":
-        return true
-    if args.noise == "symmetric":
-        transition = symmetric_transition(10, args.rate)
-    else:
-        transition = asymmetric_transition(10, args.rate, PARTNER)
-    return apply_transition(true, transition, args.seed)
+def human_labels(folder: Path, which: str) -> NDArray[np.int64]:
+    files = [folder / f"CIFAR-10_human.{kind}" for kind in ("pt", "npz")]
+    return cifar_n(next((file for file in files if file.exists()), files[0]), which)
 
 
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0], "cifar-10-batches-py")
     parser.add_argument("--noise", choices=NOISES, default="symmetric")
     args = parser.parse_args()
+    check_noise(parser, args)
     data = cifar10(args.data)
+    if args.noise in HUMAN:
+        given = human_labels(args.data, args.noise)
+    else:
+        given = wrong_labels(args, data, args.noise, PARTNER)
     protocol = PROTOCOLS[args.size].lasting(args.epochs)
-    run(args, "cifar10", args.noise, data, labels(args, data), protocol)
+    run(args, "cifar10", args.noise, data, given, protocol)
 
 
 if __name__ == "__main__":

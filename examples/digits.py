@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 from paper.datasets import Dataset, Split
-from paper.run import Protocol, arguments, run
+from paper.run import Protocol, arguments, check_noise, run, wrong_labels
 from sklearn.datasets import load_digits
-
-from resup.noise import apply_transition, asymmetric_transition, symmetric_transition
 
 TEST_SAMPLES = 500
 LOOKALIKES = {1: 7, 7: 1, 3: 8, 8: 3, 4: 9, 9: 4, 5: 6, 6: 5}
@@ -29,22 +27,14 @@ def digits(seed: int) -> Dataset:
     )
 
 
-def labels(noise: str, rate: float, data: Dataset, seed: int) -> np.ndarray:
-    if noise == "asymmetric":
-        transition = asymmetric_transition(10, rate, LOOKALIKES)
-    else:
-        transition = symmetric_transition(10, rate)
-    return apply_transition(data.train.labels, transition, seed)
-
-
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0], None)
     parser.add_argument("--noise", choices=("clean", "symmetric", "asymmetric"), required=True)
     args = parser.parse_args()
+    check_noise(parser, args)
     data = digits(args.seed)
-    rate = 0.0 if args.noise == "clean" else args.rate
-    protocol = PROTOCOL.lasting(args.epochs)
-    run(args, "digits", args.noise, data, labels(args.noise, rate, data, args.seed), protocol)
+    given = wrong_labels(args, data, args.noise, LOOKALIKES)
+    run(args, "digits", args.noise, data, given, PROTOCOL.lasting(args.epochs))
 
 
 if __name__ == "__main__":

@@ -13,9 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from paper import batches, datasets
-from paper.run import LateDecay, Protocol, arguments, run, tenths
-
-from resup.noise import apply_transition, symmetric_transition
+from paper.run import LateDecay, Protocol, arguments, positive, run, tenths, wrong_labels
 
 DATASETS = {
     "ferplus": datasets.ferplus,
@@ -42,12 +40,16 @@ PROTOCOLS = {
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0], "the data set")
     parser.add_argument("--dataset", choices=DATASETS, default="ferplus")
-    parser.add_argument("--image-size", type=int, help="224, or 48 with --size cpu, by default")
+    parser.add_argument(
+        "--image-size", type=positive, help="224, or 48 with --size cpu, by default"
+    )
     parser.add_argument("--labels", type=Path, help="a published list of noisy labels (RAF-DB)")
     parser.add_argument(
         "--workers", type=int, help="leave the images in their files, to so many reading processes"
     )
     args = parser.parse_args()
+    if args.labels and (args.rate or args.dataset != "rafdb"):
+        parser.error("--labels is for RAF-DB, and in place of --rate")
     if args.workers is not None and args.dataset == "fer2013-csv":
         parser.error("--workers is for images in files; fer2013.csv holds the pixels themselves")
     size = args.image_size or SIZES[args.size]
@@ -58,8 +60,7 @@ def main() -> None:
         given = datasets.raf_db(args.data, label_file=args.labels, lazy=True).train.labels
     else:
         noise = "symmetric" if args.rate else "clean"
-        transition = symmetric_transition(len(data.classes), args.rate)
-        given = apply_transition(data.train.labels, transition, args.seed)
+        given = wrong_labels(args, data, noise)
     protocol = PROTOCOLS[args.size]
     if (args.dataset, args.size) == ("affectnet", "paper"):
         protocol = replace(protocol, epochs=20, schedule=partial(tenths, after=(1 / 4, 1 / 2)))

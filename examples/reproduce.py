@@ -5,10 +5,11 @@
     python examples/reproduce.py --table 5 --size cpu --print              # only what is done
     python examples/reproduce.py --figure 5 --data DATA --size cpu         # then draws it
 
-`DATA` holds ``cifar-10-batches-py``, ``CIFAR-10_human.npz`` and the folders ``ferplus``, ``rafdb``,
+`DATA` holds ``cifar-10-batches-py``, ``CIFAR-10_human.pt`` and the folders ``ferplus``, ``rafdb``,
 ``affectnet`` of what is to be run. A run that is in ``benchmarks/results`` already is skipped, one
 that was broken off goes on, and ``--jobs`` run side by side. Runs that tell most come first: all
-columns of the first rows, then more rows, then more seeds.
+columns of the first rows, then more rows, then more seeds. ``--network resnet18-cifar`` gives
+``--table human`` at full size the backbone of its field.
 
 Figures go to ``--out``, but 3 and 4, which show faces that may not be passed on, to ``--runs``. 3,
 4 and 7 are drawn from files that the run of the first seed has left in ``--runs``.
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -28,12 +30,18 @@ from threading import Lock
 
 import numpy as np
 from paper.methods import METHODS
+from paper.networks import NETWORKS
 from paper.published import FIGURES, PLACES, TABLES, Column, Table
-from paper.run import SNAPSHOTS
+from paper.run import SNAPSHOTS, positive
 
 EXAMPLES = Path(__file__).resolve().parent
 RESULTS = EXAMPLES.parent / "benchmarks" / "results"
 PICTURES = EXAMPLES.parent / "docs" / "_static" / "results"
+LEFT = {  # files of a run itself that a figure is drawn from
+    "3": ("labels",),
+    "4": ("labels",),
+    "7": ("labels", *map("epoch{}".format, SNAPSHOTS)),
+}
 
 
 class Results:
@@ -51,12 +59,13 @@ class Results:
 
     def find(self, column: Column, method: str) -> list[dict]:
         """Records of a cell, one a seed."""
-        return [
-            record
+        wanted = {"method": method, **column.wanted()}
+        found = {
+            record["seed"]: record
             for record in self.read(column.dataset)
-            if record["method"] == method
-            and all(record[key] == value for key, value in column.wanted().items())
-        ]
+            if all(record.get(key) == value for key, value in wanted.items())
+        }
+        return list(found.values())
 
     def add(self, dataset: str, record: Path) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +75,7 @@ class Results:
 
 def runs(table: Table, seeds: Iterable[int]) -> Iterator[tuple[Column, str, int]]:
     """Every run of a table, those that tell most first."""
-    for seed in seeds:
+    for seed in dict.fromkeys(seeds):
         for method in table.rows:
             for column in table.columns:
                 yield column, method, seed
@@ -83,12 +92,19 @@ def folder(args: argparse.Namespace, column: Column, method: str, seed: int) -> 
 
 
 def start(
-    args: argparse.Namespace, results: Results, column: Column, method: str, seed: int
-) -> None:
-    """Run one cell in a process of its own, unless its result is there."""
-    if any(record["seed"] == seed for record in results.find(column, method)):
-        return
+    args: argparse.Namespace,
+    results: Results,
+    running: set[subprocess.Popen],
+    column: Column,
+    method: str,
+    seed: int,
+) -> bool:
+    """Run one cell in a process of its own, unless all is there; returns whether it is now."""
     out = folder(args, column, method, seed)
+    there = any(record["seed"] == seed for record in results.find(column, method))
+    needed = LEFT.get(args.figure, ()) if seed == args.seeds[0] else ()
+    if there and all((out / f"{name}.npz").exists() for name in needed):
+        return True
     out.mkdir(parents=True, exist_ok=True)
     command = [
         sys.executable, str(EXAMPLES / column.script), *column.arguments(args.data),
@@ -98,13 +114,36 @@ def start(
     ]  # fmt: skip
     with (out / "log.txt").open("w") as log:
         environment = {"OMP_NUM_THREADS": "1", **os.environ}  # runs side by side share the cores
-        code = subprocess.call(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+    running.add(process)
+    code = process.wait()
+    running.remove(process)
     if code:
-        print(f"{out.name} ended with {code}: see {out / 'log.txt'}", flush=True)
-        return
-    results.add(column.dataset, out / "result.json")
+        said = (out / "log.txt").read_text().strip().rpartition("\n")[2]
+        print(f"{out.name} ended with {code}: {said} (all in {out / 'log.txt'})", flush=True)
+        return False
+    if not there:
+        results.add(column.dataset, out / "result.json")
     score = json.loads((out / "result.json").read_text())["score"]
     print(f"{out.name}: {score:.2f}", flush=True)
+    return True
+
+
+def run_all(args: argparse.Namespace, table: Table, results: Results) -> bool:
+    """Run what is missing; returns whether all is there. When told to end, ends the runs too."""
+    running: set[subprocess.Popen] = set()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with ThreadPoolExecutor(args.jobs) as pool:
+        started = [
+            pool.submit(start, args, results, running, *run) for run in runs(table, args.seeds)
+        ]
+        try:
+            return all([run.result() for run in started])
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(running):
+                process.terminate()
+            raise
 
 
 def markdown(table: Table, results: Results) -> str:
@@ -183,8 +222,8 @@ def written(run: Path, name: str) -> dict[str, np.ndarray]:
     path = run / f"{name}.npz"
     if not path.exists():
         raise SystemExit(
-            f"{path} is missing: the figure needs this run itself, not only its result; with "
-            "another --results it is run again"
+            f"{path} is missing: the figure needs this run itself, not only its result; without "
+            "--print it is run again"
         )
     with np.load(path) as file:
         return dict(file)
@@ -200,28 +239,28 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--methods", nargs="+", choices=METHODS, help="these rows only")
     parser.add_argument("--columns", nargs="+", help="these columns only, by their names")
-    parser.add_argument("--epochs", type=int, help="other than the protocol's, for a trial")
+    parser.add_argument("--network", choices=NETWORKS, help="another backbone for all columns")
+    parser.add_argument("--weights", nargs="+", help="as of the scripts of single runs")
+    parser.add_argument("--epochs", type=positive, help="other than the protocol's, for a trial")
     parser.add_argument("--compile", action="store_true", help="as of the scripts of single runs")
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument("--jobs", type=positive, default=1, help="runs side by side")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="checkpoints and logs")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--out", type=Path, default=PICTURES, help="for figures")
     parser.add_argument("--print", action="store_true", help="run nothing")
     args = parser.parse_args()
     table = TABLES[args.table] if args.table else FIGURES[args.figure]
-    table = table.only(args.methods, args.columns)
+    table = table.only(args.methods, args.columns).starting(args.network, args.weights)
     results = Results(args.results, size(args))
     fetched = any(column.dataset != "digits" for column in table.columns)
     if args.data is None and fetched and (not args.print or args.figure in ("3", "4")):
         parser.error("--data is needed")
-    if not args.print:
-        with ThreadPoolExecutor(args.jobs) as pool:
-            started = [pool.submit(start, args, results, *run) for run in runs(table, args.seeds)]
-        for run in started:
-            run.result()  # raises what it raised
+    complete = args.print or run_all(args, table, results)
     print(markdown(table, results))
     if args.figure:
         print(draw(args, table, results))
+    if not complete:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 import json
 import sys
+from argparse import Namespace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -190,6 +192,31 @@ def test_figure_from_the_files_of_a_run(reproduced, tmp_path, rng):
     for epoch in (1, 7):
         np.savez(run / f"epoch{epoch}.npz", loss=rng.random(50), similarity=rng.random(50))
     assert reproduced("--figure", "7") == str(tmp_path / "out" / "figure-7-cpu.png")
+
+
+def test_a_run_whose_files_are_gone_is_made_again(tmp_path, monkeypatch):
+    """For a figure that is drawn from them, though its result is there."""
+    table, made = published.FIGURES["7"], []
+    store(tmp_path, table)
+
+    class Run:
+        def __init__(self, command, **_):
+            made.append(Path(command[command.index("--out") + 1]))
+            (made[-1] / "result.json").write_text('{"score": 70}\n')
+            for name in ("labels", "epoch1", "epoch7"):
+                (made[-1] / f"{name}.npz").touch()
+
+        def wait(self):
+            return 0
+
+    monkeypatch.setattr(reproduce.subprocess, "Popen", Run)
+    runs = {"runs": tmp_path / "runs", "data": tmp_path, "compile": False}
+    args = Namespace(figure="7", seeds=[0], size="cpu", epochs=None, jobs=1, **runs)
+    results = reproduce.Results(tmp_path / "results", "cpu")
+    for _ in range(2):
+        assert reproduce.run_all(args, table, results)
+    assert [out.name for out in made] == ["ferplus-ferplus_30%-plain-0-cpu"]
+    assert len(results.read("ferplus")) == 1
 
 
 def test_faces_stay_out_of_the_repository(reproduced, tmp_path, rng, monkeypatch):

@@ -57,7 +57,7 @@ def run(label_errors, data, tmp_path, monkeypatch):
                 *("--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), *arguments),
             ]
         )
-        path = tmp_path / "out" / "label_errors-cpu.json"
+        path = tmp_path / "out" / f"label_errors-cpu-{epochs}-epochs-worst.json"
         return json.loads(path.read_text()) if path.exists() else None
 
     return run

@@ -2,9 +2,11 @@
 
 import json
 import pickle
+import signal
 import subprocess
 import sys
-from argparse import Namespace
+import time
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +70,8 @@ def test_weights_from_a_file(tmp_path):
     network = networks.build("resnet18", classes=7, weights=file)
     assert torch.equal(network.layer3[0].conv1.weight, source.layer3[0].conv1.weight)
     assert network.fc.out_features == 7
+    grey = networks.build("resnet18", classes=7, channels=1, weights=file)
+    assert torch.equal(grey.conv1.weight, source.conv1.weight.sum(1, keepdim=True))
     torch.save({"other": torch.zeros(1)}, file)
     with pytest.raises(ValueError, match="no tensor of the weight file"):
         networks.build("resnet18", classes=7, weights=file)
@@ -210,6 +214,7 @@ def test_small_losses_are_kept():
     assert trainer.kept(100) == 87
     trainer.epoch = 50
     assert trainer.kept(100) == 75
+    assert trainer.kept(1) == 1
     for name in ("co-teaching", "jocor"):
         trainer = toy(name, 0)
         trainer.epoch = 50
@@ -246,9 +251,11 @@ SMALL = "--size", "cpu", "--epochs", "3", "--dtype", "float32", "--device", "cpu
 
 @pytest.mark.slow
 def test_a_run_goes_on_where_it_was_broken_off(cifar, tmp_path):
-    def start(out, *extra):
-        arguments = "--data", cifar, "--rate", "0.3", "--out", tmp_path / out, *SMALL, *extra
-        done = script("cifar10.py", *arguments)
+    def arguments(out, *extra):
+        return "--data", cifar, "--rate", "0.3", "--out", tmp_path / out, *SMALL, *extra
+
+    def start(out):
+        done = script("cifar10.py", *arguments(out))
         assert done.returncode == 0, done.stderr
         return json.loads((tmp_path / out / "result.json").read_text())
 
@@ -261,21 +268,19 @@ def test_a_run_goes_on_where_it_was_broken_off(cifar, tmp_path):
     lines = (tmp_path / "whole" / "epochs.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
 
-    broken = Namespace(**vars(parsed(cifar, tmp_path / "broken")))
     with pytest.raises(KeyboardInterrupt):
-        one_run(broken, stop_at=2)
+        broken_off(arguments("broken"), stop_at=2)
     assert (tmp_path / "broken" / "checkpoint.pt").exists()
+    other = script("cifar10.py", *arguments("broken", "--seed", "1"))
+    assert other.returncode == 1
+    assert "holds another run, whose seed is 0 in place of 1: give another --out" in other.stderr
     assert start("broken")["accuracy_by_epoch"] == whole["accuracy_by_epoch"]
+    again = script("cifar10.py", *arguments("whole"))
+    assert f"done already, score {whole['score']:.2f} %" in again.stdout
 
 
-def parsed(cifar, out):
-    parser = run.arguments("", "")
-    arguments = ["--data", cifar, "--rate", "0.3", "--out", out, *SMALL]
-    return parser.parse_args([str(argument) for argument in arguments])
-
-
-def one_run(args, stop_at):
-    """`cifar10.py`, broken off after an epoch."""
+def broken_off(arguments, stop_at):
+    """Run `cifar10.py` up to an interrupt after an epoch."""
     import cifar10
 
     class Stop(run.Test):
@@ -287,11 +292,29 @@ def one_run(args, stop_at):
     patch = pytest.MonkeyPatch()
     with patch.context() as context:
         context.setattr(run, "Test", Stop)
-        context.setattr(sys, "argv", ["cifar10.py"])
-        args.noise = "symmetric"
-        data = cifar10.cifar10(args.data)
-        protocol = cifar10.PROTOCOLS[args.size].lasting(args.epochs)
-        run.run(args, "cifar10", "symmetric", data, cifar10.labels(args, data), protocol)
+        context.setattr(sys, "argv", ["cifar10.py", *map(str, arguments)])
+        cifar10.main()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "error"),
+    [
+        ("cifar10.py", ("--noise", "worst", "--rate", "0.3"), "--rate is for symmetric"),
+        ("cifar10.py", ("--epochs", "0"), "invalid positive value: '0'"),
+        ("fer.py", ("--dataset", "ferplus", "--labels", "list.txt"), "--labels is for RAF-DB"),
+        ("reproduce.py", ("--table", "5", "--columns", "sym 2%"), "got 'sym 2%'"),
+    ],
+)
+def test_wrong_flags_are_named(name, arguments, error, tmp_path):
+    done = script(name, "--data", tmp_path, *arguments)
+    assert done.returncode
+    assert error in done.stderr
+
+
+def test_a_rate_of_none_is_no_noise():
+    args = Namespace(noise="symmetric", rate=0.0)
+    run.check_noise(ArgumentParser(), args)
+    assert args.noise == "clean"
 
 
 @pytest.mark.slow
@@ -335,6 +358,37 @@ def test_a_table(cifar, tmp_path):
     again = script("reproduce.py", *arguments)
     assert again.stdout.splitlines()[-5:] == done.stdout.splitlines()[-5:]
     assert len(written.read_text().splitlines()) == 4
+    written.unlink()  # what the runs have left is enough
+    assert script("reproduce.py", *arguments, "--seeds", "0", "0").stdout == done.stdout
+    assert len(written.read_text().splitlines()) == 4
+
+
+def test_a_run_that_fails_is_told(tmp_path):
+    arguments = "--table", "5", "--data", tmp_path, "--methods", "plain", "--columns", "sym 20%"
+    folders = "--runs", tmp_path / "runs", "--results", tmp_path / "results"
+    done = script("reproduce.py", *arguments, *folders)
+    assert done.returncode == 1
+    assert "ended with 1: FileNotFoundError" in done.stdout
+    assert "cifar-10-batches-py" in done.stdout
+
+
+@pytest.mark.slow
+def test_runs_end_with_their_runner(cifar, tmp_path):
+    command = [
+        *(sys.executable, EXAMPLES / "reproduce.py", "--table", "5", "--data", cifar),
+        *("--size", "cpu", "--columns", "sym 20%", "--methods", "plain", "resup"),
+        *("--epochs", "100000", "--runs", tmp_path / "runs", "--results", tmp_path / "results"),
+    ]
+    runner = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)
+    while not (found := list(tmp_path.glob("runs/*/checkpoint.pt"))):
+        assert runner.poll() is None
+        time.sleep(0.1)
+    runner.terminate()
+    assert runner.wait(60) == 128 + signal.SIGTERM
+    written = found[0].stat().st_mtime
+    time.sleep(1)
+    assert found[0].stat().st_mtime == written
+    assert len(list(tmp_path.glob("runs/*"))) == 1
 
 
 def test_published_tables_fit():

@@ -163,7 +163,7 @@ def flip(images: Tensor, numbers: Tensor) -> Tensor:
 
 
 def crop(padding: int) -> Augmentation:
-    """Shift each image by up to `padding` pixels both ways, with black beyond its edge."""
+    """Shift each image by up to `padding` pixels both ways, with the mean colour past its edge."""
 
     def shift(images: Tensor, numbers: Tensor) -> Tensor:
         n, _, height, width = images.shape

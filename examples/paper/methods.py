@@ -26,7 +26,7 @@ class SmallLoss(CoTrainer):
 
     def kept(self, n: int) -> int:
         """How many samples of a batch of n are trained on in this epoch."""
-        return int((1 - self.forget * min(self.epoch / self.ramp, 1)) * n)
+        return max(1, int((1 - self.forget * min(self.epoch / self.ramp, 1)) * n))
 
     def losses(self, logits: Sequence[Tensor], targets: Tensor) -> Tensor:
         """Losses that each network's samples are chosen by, and trained on, (2, N)."""

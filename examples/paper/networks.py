@@ -119,9 +119,7 @@ def _torchvision(name: str, first: str, last: str) -> Callable[..., nn.Module]:
     """Make a torchvision model with `classes` outputs in its layer `last`."""
 
     def make(classes: int, channels: int = 3, size: int = 224) -> nn.Module:
-        from torchvision import models
-
-        network = models.get_model(name)
+        network = _torchvision_models().get_model(name)
         head = network.get_submodule(last)
         network.set_submodule(last, nn.Linear(head.in_features, classes))
         if channels != 3:
@@ -160,7 +158,8 @@ def build(
 
     `weights` is ``"imagenet"`` (torchvision fetches them) or a local file, such as one trained on
     MS-Celeb-1M: a state dict, or a mapping with ``state_dict``, with torchvision's names, with or
-    without ``module.`` before them. What does not fit in shape (the head, mostly) stays random.
+    without ``module.`` before them. What does not fit in shape (the head, mostly) stays random;
+    a stem for colours goes into one for grey images by the sum of its kernels over the colours.
     """
     if name not in NETWORKS:
         raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {name!r}")
@@ -174,12 +173,14 @@ def build(
 
 def load_matching(network: nn.Module, state: dict[str, Tensor]) -> int:
     """Copy the tensors whose name and shape fit; returns how many, and raises if none does."""
-    own = network.state_dict()
-    fit = {
-        key: value
-        for key, value in ((key.removeprefix("module."), value) for key, value in state.items())
-        if key in own and own[key].shape == value.shape
-    }
+    own, fit = network.state_dict(), {}
+    for key, value in state.items():
+        name = key.removeprefix("module.")
+        if name in own:
+            grey = value.ndim == 4 and (own[name].shape[1], value.shape[1]) == (1, 3)
+            value = value.sum(1, keepdim=True) if grey else value
+            if value.shape == own[name].shape:
+                fit[name] = value
     if not fit:
         raise ValueError("no tensor of the weight file has a name and shape of this network")
     network.load_state_dict(fit, strict=False)
@@ -194,8 +195,16 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _imagenet(name: str) -> dict[str, Tensor]:
-    from torchvision import models
-
     names = {"mobilenet": "mobilenet_v2", "vgg16": "vgg16_bn"}
     name = names.get(name, name.removesuffix("-cifar"))
-    return models.get_model(name, weights="DEFAULT").state_dict()
+    return _torchvision_models().get_model(name, weights="DEFAULT").state_dict()
+
+
+def _torchvision_models() -> Any:
+    try:
+        from torchvision import models
+    except ImportError as error:
+        raise ImportError(
+            "mobilenet, vgg16 and weights of ImageNet need torchvision: pip install torchvision"
+        ) from error
+    return models

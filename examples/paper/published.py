@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,7 +14,10 @@ PLACES = {"cifar10": ".", "ferplus": "ferplus", "rafdb": "rafdb", "affectnet": "
 
 @dataclass(frozen=True)
 class Column:
-    """A data set with its noise, and what else sets the runs of a column apart."""
+    """A data set with its noise, and what else sets the runs of a column apart.
+
+    `weights` are those that the networks start from, as ``--weights`` of the scripts.
+    """
 
     name: str
     dataset: str
@@ -21,6 +25,7 @@ class Column:
     noise: str = "symmetric"
     network: str | None = None
     consistency_weight: float = 5.0
+    weights: tuple[str, ...] | None = None
 
     @property
     def script(self) -> str:
@@ -34,16 +39,18 @@ class Column:
         own += ["--dataset", self.dataset] if faces else ["--noise", self.noise]
         if self.dataset == "affectnet":  # 40 GiB
             own += ["--workers", "8"]
+        own += ["--weights", *self.weights] if self.weights else []
         return own + (["--network", self.network] if self.network else [])
 
     def wanted(self) -> dict[str, object]:
         """What the records of the column hold."""
         return {
             "dataset": self.dataset,
-            "noise": self.noise if self.rate or self.dataset in SCRIPTS else "clean",
+            "noise": "clean" if self.noise == "symmetric" and not self.rate else self.noise,
             "rate": self.rate,
             "network": self.network,
             "consistency_weight": self.consistency_weight,
+            "weights": list(self.weights) if self.weights else None,
         }
 
 
@@ -57,16 +64,24 @@ class Table:
 
     def only(self, rows: list[str] | None, columns: list[str] | None) -> Table:
         """Keep some rows, of which any may be new, and some columns, by their names."""
-        kept = [i for i, c in enumerate(self.columns) if columns is None or c.name in columns]
-        if not kept:
-            names = ", ".join(column.name for column in self.columns)
-            raise SystemExit(f"--columns must be among: {names}")
+        names = [column.name for column in self.columns]
+        if unknown := [name for name in columns or () if name not in names]:
+            raise SystemExit(f"--columns must be among: {', '.join(names)}; got {unknown[0]!r}")
+        kept = [i for i, name in enumerate(names) if columns is None or name in columns]
         return replace(
             self,
             rows=self.rows if rows is None else tuple(rows),
             columns=tuple(self.columns[i] for i in kept),
             paper={name: tuple(row[i] for i in kept) for name, row in self.paper.items()},
         )
+
+    def starting(self, network: str | None, weights: Sequence[str] | None) -> Table:
+        """Let all columns have another backbone, or weights to start from, where one is given."""
+        own = {"network": network, "weights": weights and tuple(weights)}
+        own = {key: value for key, value in own.items() if value}
+        named = [network] * bool(network) + [Path(file).stem for file in weights or ()]
+        columns = [replace(c, name=", ".join([c.name, *named]), **own) for c in self.columns]
+        return replace(self, columns=tuple(columns))
 
 
 MAIN = ("plain", "resup-published", "resup", "resup-beta")

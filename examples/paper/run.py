@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,12 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR
 
 from resup import CoTrainer, cosine_label_similarity
 from resup.callbacks import Callback, JSONLinesLogger
-from resup.noise import noise_rate
+from resup.noise import (
+    apply_transition,
+    asymmetric_transition,
+    noise_rate,
+    symmetric_transition,
+)
 
 from . import methods, networks
 from .batches import Augmentation, DeviceBatches, FileBatches
@@ -57,6 +62,12 @@ class Protocol:
     def lasting(self, epochs: int | None) -> Protocol:
         """Return the same protocol for another number of epochs, if one is given."""
         return replace(self, epochs=epochs) if epochs else self
+
+    def adam(self, models: Sequence[nn.Module]) -> tuple[Optimizer, LRScheduler | None]:
+        """Build one Adam for all networks, and its schedule."""
+        parameters = [p for network in models for p in network.parameters()]
+        optimizer = Adam(parameters, self.lr, fused=parameters[0].device.type != "cpu")
+        return optimizer, self.schedule(optimizer, self.epochs) if self.schedule else None
 
 
 class LateDecay(LambdaLR):
@@ -126,8 +137,8 @@ def arguments(description: str, holds: str | None) -> argparse.ArgumentParser:
     add("--rate", type=float, default=0.0, help="share of training labels made wrong")
     add("--size", choices=("paper", "cpu"), default="paper", help="protocol")
     add("--network", choices=networks.NETWORKS, help="another backbone than the protocol's")
-    add("--weights", nargs="+", default=[None], help="imagenet or a file; one, or one a network")
-    add("--epochs", type=int, help="other than the protocol's")
+    add("--weights", nargs="+", help="imagenet or a file; one, or one a network")
+    add("--epochs", type=positive, help="other than the protocol's")
     add("--consistency-weight", type=float, default=5.0, help="λ of Eq. 6")
     add("--seed", type=int, default=0, help="of the noise, the networks and the batches")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -135,6 +146,51 @@ def arguments(description: str, holds: str | None) -> argparse.ArgumentParser:
     add("--compile", action="store_true", help="compile networks and weigher (torch.compile)")
     add("--out", type=Path, default=Path("runs"), help="folder for checkpoint, epochs and result")
     return parser
+
+
+def positive(text: str) -> int:
+    """Read a whole number of at least 1."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+def wrong_labels(
+    args: argparse.Namespace,
+    data: Dataset,
+    noise: str,
+    partner: Mapping[int, int] | None = None,
+) -> NDArray[np.int64]:
+    """Make a share ``args.rate`` of the training labels wrong, "symmetric" or "asymmetric"."""
+    if noise == "clean":
+        return data.train.labels
+    if noise == "symmetric":
+        transition = symmetric_transition(len(data.classes), args.rate)
+    else:
+        transition = asymmetric_transition(len(data.classes), args.rate, partner)
+    return apply_transition(data.train.labels, transition, args.seed)
+
+
+def check_noise(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Bring noise and rate together: a rate of 0 is no noise, and only drawn noise has another."""
+    if args.noise not in ("symmetric", "asymmetric") and args.rate:
+        parser.error(f"--rate is for symmetric and asymmetric noise, not for {args.noise}")
+    if args.noise in ("symmetric", "asymmetric") and not args.rate:
+        args.noise = "clean"
+
+
+def begin(folder: Path, settings: dict[str, Any]) -> None:
+    """Write down what is run in a folder, which must not hold another run."""
+    path = folder / "settings.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        there = json.loads(path.read_text())
+        if other := [key for key in settings if there.get(key) != settings[key]]:
+            raise SystemExit(
+                f"{folder} holds another run, whose {other[0]} is {there.get(other[0])!r} in place "
+                f"of {settings[other[0]]!r}: give another --out"
+            )
+    path.write_text(json.dumps(settings) + "\n")
 
 
 def run(
@@ -146,6 +202,8 @@ def run(
     protocol: Protocol,
 ) -> dict[str, Any]:
     """Train, or go on with, one run; its record is also written to ``OUT/result.json``.
+
+    A run that is done already is not made again: its record is read.
 
     Parameters
     ----------
@@ -160,6 +218,29 @@ def run(
     protocol : Protocol
     """
     start = perf_counter()
+    settings = {
+        "dataset": dataset,
+        "noise": noise,
+        "rate": args.rate,
+        "method": args.method,
+        "seed": args.seed,
+        "network": args.network,
+        "weights": args.weights,
+        "size": args.size,
+        "consistency_weight": args.consistency_weight,
+        "protocol": {
+            key: value
+            for key, value in asdict(protocol).items()
+            if isinstance(value, (str, int, float, dict))
+        },
+        "dtype": args.dtype,
+    }
+    begin(args.out, settings)
+    checkpoint, result = args.out / "checkpoint.pt", args.out / "result.json"
+    if result.exists():
+        record: dict[str, Any] = json.loads(result.read_text())
+        print(f"done already, score {record['score']:.2f} %: {result}")
+        return record
     if args.device == "cpu":
         torch.set_num_threads(1)
     images, true = data.train.images[: protocol.samples], data.train.labels[: protocol.samples]
@@ -180,16 +261,10 @@ def run(
 
     torch.manual_seed(args.seed)
     pair = make_networks(args, data, protocol)
-    optimizer = Adam(
-        [p for network in pair for p in network.parameters()],
-        lr=protocol.lr,
-        fused=args.device != "cpu",
-    )
     trainer = methods.make(
         args.method,
         pair,
-        optimizer,
-        protocol.schedule(optimizer, protocol.epochs) if protocol.schedule else None,
+        *protocol.adam(pair),
         epochs=protocol.epochs,
         noise_rate=realised,
         consistency_weight=args.consistency_weight,
@@ -204,19 +279,14 @@ def run(
     if args.compile:
         for part in (*trainer.models, trainer.weigher):
             part.compile()
-    checkpoint = args.out / "checkpoint.pt"
+    if checkpoint.exists():
+        print(f"goes on from {checkpoint}")
     trainer.fit(train, protocol.epochs, checkpoint=checkpoint, resume=checkpoint)
 
     accuracies = [100 * r["test_accuracy_a"] for r in trainer.history if "test_accuracy_a" in r]
     record = {
-        "dataset": dataset,
-        "noise": noise,
-        "rate": args.rate,
+        **settings,
         "realised_rate": realised,
-        "method": args.method,
-        "seed": args.seed,
-        "network": args.network,
-        "size": args.size,
         "score": float(np.mean(accuracies[-protocol.last :])),
         **found(trainer, ordered, given, true, args.out),
         "accuracy_by_epoch": [
@@ -229,17 +299,10 @@ def run(
             for r in trainer.history
             if "noise_rate_a" in r
         ],
-        "consistency_weight": args.consistency_weight,
-        "protocol": {
-            key: value
-            for key, value in asdict(protocol).items()
-            if isinstance(value, (str, int, float, dict))
-        },
-        "dtype": args.dtype,
         "seconds": round(perf_counter() - start, 1),
         **provenance(),
     }
-    (args.out / "result.json").write_text(json.dumps(record) + "\n")
+    result.write_text(json.dumps(record) + "\n")
     checkpoint.unlink()
     print(f"score {record['score']:.2f} %")
     return record
@@ -248,7 +311,8 @@ def run(
 def make_networks(args: argparse.Namespace, data: Dataset, protocol: Protocol) -> list[nn.Module]:
     """Build network A and network B."""
     _, height, _, channels = data.train.images.shape
-    weights = args.weights * 2 if len(args.weights) == 1 else args.weights
+    weights = args.weights or [None]
+    weights = weights * 2 if len(weights) == 1 else weights
     options = protocol.options if args.network in (None, protocol.network) else {}
     return [
         networks.build(

@@ -56,8 +56,7 @@ def symmetric_transition(n_classes: int, rate: float, include_true: bool = False
            [0.25, 0.25, 0.5 ]])
     """
     _check_rate(rate)
-    if n_classes < 2:
-        raise ValueError(f"n_classes must be at least 2, got {n_classes}")
+    _check_n_classes(n_classes)
     eye = np.eye(n_classes)
     redrawn = (
         np.full((n_classes, n_classes), 1 / n_classes)
@@ -94,6 +93,7 @@ def asymmetric_transition(n_classes: int, rate: float, partner: Mapping[int, int
            [0.  , 0.  , 1.  ]])
     """
     _check_rate(rate)
+    _check_n_classes(n_classes)
     matrix = np.eye(n_classes)
     for true, given in partner.items():
         if true == given or not (0 <= true < n_classes and 0 <= given < n_classes):
@@ -134,8 +134,13 @@ def apply_transition(labels: ArrayLike, transition: ArrayLike, seed: int) -> Lab
     matrix = np.asarray(transition, np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"transition must have shape (C, C), got {matrix.shape}")
-    _check_distributions("transition", matrix)
-    return draw_labels(matrix[_check_labels(labels, len(matrix))], seed)
+    cumulative = _cumulative("transition", matrix)
+    true = _check_labels(labels, len(matrix))
+    u = np.random.default_rng(seed).random(len(true))
+    given = np.empty_like(true)
+    for c, row in enumerate(cumulative):
+        given[true == c] = np.searchsorted(row, u[true == c], side="right")
+    return given
 
 
 def instance_transition(
@@ -190,8 +195,7 @@ def instance_transition(
     0.39
     """
     _check_rate(rate)
-    if n_classes < 2:
-        raise ValueError(f"n_classes must be at least 2, got {n_classes}")
+    _check_n_classes(n_classes)
     if not 0 <= spread < np.inf:
         raise ValueError(f"spread must be finite and >= 0, got {spread}")
     true = _check_labels(labels, n_classes)
@@ -239,8 +243,7 @@ def draw_labels(distributions: ArrayLike, seed: int) -> Labels:
     >>> draw_labels([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], seed=0)
     array([0, 1, 1])
     """
-    cumulative = _check_distributions("distributions", distributions).cumsum(1)
-    cumulative /= cumulative[:, -1:]  # 1 but for rounding
+    cumulative = _cumulative("distributions", distributions)
     u = np.random.default_rng(seed).random(len(cumulative))
     labels: Labels = (u[:, None] >= cumulative).sum(1)
     return labels
@@ -268,6 +271,11 @@ def _check_rate(rate: float) -> None:
         raise ValueError(f"rate must lie in [0, 1], got {rate}")
 
 
+def _check_n_classes(n_classes: int) -> None:
+    if n_classes < 2:
+        raise ValueError(f"n_classes must be at least 2, got {n_classes}")
+
+
 def _truncated_normal(u: Matrix, mean: float, std: float) -> Matrix:
     """Quantiles `u` of the normal distribution cut off outside [0, 1]."""
     if std == 0:
@@ -277,13 +285,20 @@ def _truncated_normal(u: Matrix, mean: float, std: float) -> Matrix:
     return quantiles
 
 
-def _check_distributions(name: str, rows: ArrayLike) -> Matrix:
+def _cumulative(name: str, rows: ArrayLike) -> Matrix:
+    """Cumulative sums of rows that are distributions; the last is 1."""
     matrix = np.asarray(rows, np.float64)
     if matrix.ndim != 2 or not matrix.shape[1]:
         raise ValueError(f"{name} must have two dimensions, (rows, C), got {matrix.shape}")
-    if not ((matrix >= 0).all() and np.allclose(matrix.sum(1), 1)):
-        raise ValueError(f"{name} must have rows that are distributions: >= 0, summing to 1")
-    return matrix
+    cumulative: Matrix = matrix.cumsum(1)
+    wrong = ~((matrix >= 0).all(1) & np.isclose(cumulative[:, -1], 1))
+    if wrong.any():
+        i = int(wrong.argmax())
+        raise ValueError(
+            f"{name} must have rows that are distributions: >= 0, summing to 1; row {i} has a "
+            f"minimum of {matrix[i].min():g} and a sum of {cumulative[i, -1]:g}"
+        )
+    return cumulative / cumulative[:, -1:]  # but for rounding
 
 
 def _check_pair(true: ArrayLike, given: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
