@@ -43,7 +43,7 @@ for epoch in range(8):
     weigher.refit()
 
 with torch.no_grad():
-    logits = torch.stack([net(x.to(accelerator.device)).logits for net in (net_a, net_b)])
+    logits = torch.stack([net.eval()(x.to(accelerator.device)).logits for net in (net_a, net_b)])
 probability = weigher.judge(logits, given.to(accelerator.device)).mean(0).cpu()
 accelerator.print(
     f"right labels {probability[~wrong].mean():.2f}, wrong labels {probability[wrong].mean():.2f}"

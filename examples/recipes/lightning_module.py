@@ -42,9 +42,10 @@ true = x[:, :4].argmax(1)
 wrong = torch.rand(2000) < 0.3
 given = torch.where(wrong, (true + torch.randint(1, 4, (2000,))) % 4, true)
 
-trainer = L.Trainer(max_epochs=8, logger=False)
-trainer.fit(ReSup(), DataLoader(TensorDataset(x, given), 50, shuffle=True))
-module = ReSup.load_from_checkpoint(trainer.checkpoint_callback.best_model_path).cpu().eval()
+module = ReSup()
+trainer = L.Trainer(max_epochs=8, logger=False, enable_checkpointing=False)
+trainer.fit(module, DataLoader(TensorDataset(x, given), 50, shuffle=True))
+module.cpu().eval()
 with torch.no_grad():
     probability = module.weigher.judge(module(x), given).mean(0)
 print(

@@ -34,7 +34,7 @@ for epoch in range(8):
     weigher.refit()
 
 with torch.no_grad():
-    logits = torch.stack([net(x.to(device)) for net in (net_a, net_b)])
+    logits = torch.stack([net.eval()(x.to(device)) for net in (net_a, net_b)])
 probability = weigher.judge(logits, given.to(device)).mean(0).cpu()
 print(
     f"right labels {probability[~wrong].mean():.2f}, wrong labels {probability[wrong].mean():.2f}"
