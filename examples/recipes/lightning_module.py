@@ -45,9 +45,8 @@ given = torch.where(wrong, (true + torch.randint(1, 4, (2000,))) % 4, true)
 module = ReSup()
 trainer = L.Trainer(max_epochs=8, logger=False, enable_checkpointing=False)
 trainer.fit(module, DataLoader(TensorDataset(x, given), 50, shuffle=True))
-module.cpu().eval()
 with torch.no_grad():
-    probability = module.weigher.judge(module(x), given).mean(0)
+    probability = module.weigher.judge(module.cpu().eval()(x), given).mean(0)
 print(
     f"right labels {probability[~wrong].mean():.2f}, wrong labels {probability[wrong].mean():.2f}"
 )
