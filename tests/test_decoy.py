@@ -169,7 +169,9 @@ def test_bad_similarities(s, message):
 @pytest.mark.parametrize("name", ["hit_rate", "seen_rate", "least_rate", "least_probability"])
 @pytest.mark.parametrize("rate", [-0.1, 1.1, np.nan, np.inf])
 def test_bad_rates(name, rate):
-    with pytest.raises(ValueError, match=rf"{name} must be a number in \[0, 1\], got {rate}"):
+    with pytest.raises(
+        ValueError, match=rf"{name} must be a finite number in \[0, 1\], got {rate}"
+    ):
         DecoyMixture().fit([0.2, 0.7], [0.1], **{name: rate})
 
 

@@ -183,3 +183,12 @@ def test_weights_that_are_no_tensors():
         cross_weighted_loss(z, z, y, 0.5, torch.ones(3))
     with pytest.raises(ValueError, match=r"weights_b must have .* on cpu, got .* on meta"):
         cross_weighted_loss(z, z, y, torch.ones(3), torch.ones(3, device="meta"))
+
+
+def test_symmetric_kl_of_masked_classes_is_that_of_the_others():
+    a, b = torch.randn(2, 5, 3)
+    masked = [torch.cat([z, torch.full((5, 1), -torch.inf)], 1).requires_grad_() for z in (a, b)]
+    loss = symmetric_kl_loss(*masked)
+    torch.testing.assert_close(loss, symmetric_kl_loss(a, b))
+    loss.backward()
+    assert all(torch.isfinite(z.grad).all() for z in masked)

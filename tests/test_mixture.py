@@ -243,7 +243,7 @@ def test_samples_come_grouped_by_component():
     for k in (0, 1):
         assert s[y == k].mean() == pytest.approx(TWO.means[k], abs=0.02)
     np.testing.assert_array_equal(fitted.sample(4000)[0], s)
-    with pytest.raises(ValueError, match="n_samples must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="n_samples must be an integer of at least 1, got 0"):
         fitted.sample(0)
 
 

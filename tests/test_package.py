@@ -9,6 +9,7 @@ import resup
 
 SOURCE = Path(resup.__file__).parent
 ORDER = [
+    "_checks",
     "_module",
     "_validation",
     "loaders",

@@ -198,7 +198,7 @@ def test_similarities_all_alike_are_all_right():
 
 @pytest.mark.parametrize("estimator", [None, "gaussian", GaussianMixture, Posterior()])
 def test_what_is_no_estimator_is_refused(estimator):
-    with pytest.raises(TypeError, match="mixture must be an estimator with fit and predict_proba"):
+    with pytest.raises(TypeError, match="mixture must be an object with fit and predict_proba"):
         AnyMixture(estimator)
 
 
@@ -230,3 +230,12 @@ def test_any_mixture_refuses_what_is_no_similarity():
         mixture.fit([0.1, 1.9])
     with pytest.raises(ValueError, match="must not contain NaN"):
         mixture.fit([0.1, 0.9]).predict_proba([np.nan])
+
+
+@pytest.mark.parametrize("weight", [1e-3, 1e-2, 7.0])
+def test_the_scale_of_weights_means_nothing(rng, weight):
+    s = np.concatenate([rng.beta(2, 8, 400), rng.beta(8, 2, 600)])
+    plain = AnyMixture(GaussianMixture(2)).fit(s)
+    scaled = AnyMixture(GaussianMixture(2)).fit(SimilarityHistogram().update(s, weight + 0 * s))
+    x = np.linspace(0.05, 0.95, 19)
+    np.testing.assert_allclose(scaled.predict_proba(x), plain.predict_proba(x), atol=0.02)

@@ -1,3 +1,4 @@
+import copy
 import csv
 import json
 
@@ -273,6 +274,19 @@ def test_probabilities_over_the_epochs():
     np.testing.assert_array_equal(history.probability, torch.stack(seen).numpy())
 
 
+def test_epochs_that_come_again_are_recorded_once():
+    x = torch.randn(100, 4)
+    loader = DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), 30)
+    history = ProbabilityHistory(loader)
+    trainer = short_run([history], x)
+    first = copy.deepcopy(trainer.state_dict())
+    trainer.fit(loader, 4)
+    trainer.load_state_dict(first)
+    trainer.fit(loader, 3)
+    assert history.epochs == [1, 2, 3]
+    assert len(history.probability) == 3
+
+
 def test_recording_probabilities_leaves_training_alone():
     def weights(record):
         torch.manual_seed(3)
@@ -300,7 +314,7 @@ def test_a_shuffling_loader_is_refused_by_the_recorder():
 @pytest.mark.parametrize("rate", [10, -0.1, np.nan])
 def test_a_rate_that_is_no_share(rate):
     report = LabelReport.ranked([0], [1], [True], [0.1], [0.2])
-    with pytest.raises(ValueError, match=r"false_discovery_rate must lie in \[0, 1\], got"):
+    with pytest.raises(ValueError, match=r"false_discovery_rate must be .* in \[0, 1\], got"):
         report.suspects(rate)
 
 

@@ -1,5 +1,6 @@
 """What a user may give a trainer by mistake, and what an error leaves behind."""
 
+import copy
 import pickle
 
 import pytest
@@ -10,6 +11,7 @@ from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from resup import CoTrainer, SampleWeigher
+from resup.callbacks import Callback
 
 
 def scheduled(scheduler, optimizer=torch.optim.Adam, lr=0.1, **options):
@@ -57,8 +59,11 @@ def test_plateaus(mode):
 
 
 def test_steppers_that_need_more():
-    with pytest.raises(TypeError, match=r"scheduler must be .*, got the class StepLR"):
-        scheduled(lambda o: lr_scheduler.StepLR)
+    for no_scheduler in (lr_scheduler.StepLR, nn.Linear(1, 1)):
+        with pytest.raises(
+            TypeError, match=r"scheduler must be an object with step and state_dict"
+        ):
+            scheduled(lambda o, it=no_scheduler: it)
     with pytest.raises(TypeError, match="optimizer must step without a closure, got LBFGS"):
         scheduled(lambda o: None, torch.optim.LBFGS)
 
@@ -132,19 +137,16 @@ def test_epochs_are_counted():
 def test_all_callbacks_are_told_of_the_end():
     told = []
 
-    class End:
+    class End(Callback):
         def __init__(self, name):
             self.name = name
-
-        def on_fit_start(self, trainer):
-            pass
 
         def on_fit_end(self, trainer):
             told.append(self.name)
             raise RuntimeError(self.name)
 
     models = pair()
-    t = CoTrainer(models, adam(*models), callbacks=[End("a"), End("b")], progress=False)
+    t = CoTrainer(models, adam(*models), callbacks=map(End, "ab"), progress=False)
     with pytest.raises(RuntimeError):
         t.fit(loader(), 0)
     assert sorted(told) == ["a", "b"]
@@ -198,3 +200,28 @@ def test_objects_as_inputs():
     x = nn.utils.rnn.pack_sequence([torch.randn(3, 6), torch.randn(2, 6)])
     t = trainer((Recurrent(), Recurrent())).fit([(x, torch.tensor([0, 1]))], 2)
     assert len(t.clean_probability([(x, torch.tensor([0, 1]))])) == 2
+
+
+def test_a_value_of_some_steps_only_is_their_mean():
+    class Sometimes(CoTrainer):
+        def train_step(self, inputs, targets):
+            values = super().train_step(inputs, targets)
+            odd = self._done.steps % 2
+            return {**values, "odd": torch.tensor(4.0)} if odd else values
+
+    models = pair()
+    t = Sometimes(models, adam(*models), progress=False).fit(loader(), 1)
+    assert t.history[0]["odd"] == 4
+    assert 0 < t.history[0]["loss"] < 10
+
+
+def test_a_state_in_the_middle_of_an_epoch_stays_as_it_was():
+    class Keep(Callback):
+        def on_step_end(self, trainer, values):
+            now.append(trainer.state_dict()["epoch_so_far"])
+            then.append(copy.deepcopy(now[-1]))
+
+    now, then = [], []
+    trainer(callbacks=[Keep()]).fit(loader(), 1)
+    assert [state["steps"] for state in now] == [1, 2, 3, 4]
+    assert list(map(str, now)) == list(map(str, then))

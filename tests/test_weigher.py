@@ -60,6 +60,31 @@ def test_a_refit_without_samples_keeps_unit_weights():
     assert weigher.mixtures_ == []
 
 
+def test_a_refit_without_samples_keeps_the_last_mixtures():
+    logits, targets, _ = logits_like_a_network()
+    weigher = SampleWeigher()
+    weigher(logits, targets)
+    weigher.refit()
+    mixtures, weights = weigher.mixtures_, weigher(logits, targets, record=False)
+    weigher.refit()
+    assert weigher.mixtures_ == mixtures
+    assert torch.equal(weigher(logits, targets), weights)
+
+
+def test_a_list_of_logits_is_named():
+    logits, targets, _ = logits_like_a_network()
+    with pytest.raises(
+        TypeError, match=r"logits must be a tensor of shape \(2, N, C\), such as tor"
+    ):
+        SampleWeigher()(list(logits), targets)
+
+
+def test_float64_logits_give_float64_weights_whatever_the_signal():
+    logits, targets, _ = logits_like_a_network()
+    for signal in ("similarity", "loss"):
+        assert SampleWeigher(signal=signal)(logits.double(), targets).dtype == torch.float64
+
+
 def test_the_state_dict_brings_the_mixtures_back():
     logits, targets, _ = logits_like_a_network()
     weigher = SampleWeigher()
@@ -305,7 +330,7 @@ def test_any_estimator_on_similarities_all_alike():
 
 @pytest.mark.parametrize("mixture", ["gmm", GaussianMixture, torch.nn.Identity()])
 def test_what_is_no_estimator_is_refused_at_once(mixture):
-    with pytest.raises(TypeError, match="mixture must be an estimator with fit and predict_proba"):
+    with pytest.raises(TypeError, match="mixture must be an object with fit and predict_proba"):
         SampleWeigher(mixture)
 
 
@@ -420,8 +445,14 @@ def test_a_first_batch_in_inference_mode():
 def test_classes_do_not_change_within_an_epoch():
     weigher = SampleWeigher()
     weigher(torch.randn(2, 9, 5), torch.randint(5, (9,)))
-    with pytest.raises(ValueError, match="logits must have 5 classes until the next reset, got 6"):
-        weigher(torch.randn(2, 9, 6), torch.randint(5, (9,)))
+    loaded = SampleWeigher()
+    loaded.load_state_dict(copy.deepcopy(weigher.state_dict()))
+    for other in (weigher, loaded):
+        with pytest.raises(
+            ValueError, match="logits must have 5 classes until the next reset, got"
+        ):
+            other(torch.randn(2, 9, 6), torch.randint(5, (9,)))
+        assert other.seen.counts.sum() == 18
     weigher.refit()
     weigher(torch.randn(2, 9, 6), torch.randint(5, (9,)))
 

@@ -16,6 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from ._checks import check_number
 from .em import Array, Mixture
 from .histogram import (
     CENTRES,
@@ -153,8 +154,7 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
             Component of each.
         """
         check_is_fitted(self)
-        if n_samples < 1:
-            raise ValueError(f"n_samples must be at least 1, got {n_samples}")
+        check_number("n_samples", n_samples, 1, whole=True)
         rng = check_random_state(self.random_state)
         counts = rng.multinomial(n_samples, self.weights_)
         y = np.repeat(np.arange(len(counts)), counts)
@@ -207,17 +207,13 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
             return ALWAYS_RIGHT
         if len(self.weights_) > 2:
             return None
-        a, b = np.diff(self.alphas_)[0], np.diff(self.betas_)[0]
-        c = np.diff(self._mixture().log_constants)[0]
-        return LogOdds(float(a), float(b), float(c), self.clip, 1 - self.clip).rising()
+        a, b, c = self._mixture().log_odds.tolist()
+        return LogOdds(a, b, c, self.clip, 1 - self.clip).rising()
 
     def _check_numbers(self, *rules: tuple[str, Any, float]) -> None:
         """Raise unless each named parameter is a finite number of its kind and not too low."""
         for name, kind, low in rules:
-            value: Any = getattr(self, name)
-            if not isinstance(value, kind) or not low <= float(value) < np.inf:
-                number = "an integer" if kind is Integral else "a finite number"
-                raise ValueError(f"{name} must be {number} of at least {low}, got {value!r}")
+            check_number(name, getattr(self, name), low, whole=kind is Integral)
         if not isinstance(self.clip, Real) or not SMALLEST <= self.clip < 0.5:
             raise ValueError(f"clip must lie in [2**-20, 0.5), got {self.clip!r}")
 

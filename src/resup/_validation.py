@@ -1,10 +1,8 @@
-"""Checks on what comes in: every error names the argument, what came and what was expected."""
+"""Checks on tensors, networks and optimizers, as those of `_checks`."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -55,6 +53,19 @@ def check_logits_targets(logits: Tensor, targets: Tensor, name: str = "logits") 
             )
 
 
+def check_stacked(logits: Tensor, targets: Tensor, networks: int) -> None:
+    """Raise unless `logits` (networks, N, C) hold the scores of each network for `targets` (N,)."""
+    shape = f"({networks}, N, C)"
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            f"logits must be a tensor of shape {shape}, such as torch.stack gives, got "
+            f"{_kind(logits)}"
+        )
+    if logits.ndim != 3 or len(logits) != networks:
+        raise ValueError(f"logits must have shape {shape}, got {tuple(logits.shape)}")
+    check_logits_targets(logits[0], targets)
+
+
 def _kind(value: Any) -> Any:
     return value.dtype if isinstance(value, Tensor) else type(value).__name__
 
@@ -73,31 +84,6 @@ def check_pair(logits_a: Tensor, logits_b: Tensor) -> None:
             f"logits_a are on {logits_a.device} and logits_b on {logits_b.device}; "
             "both networks must be on one device"
         )
-
-
-def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    """Raise unless `value` is one of `choices`."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
-
-
-def check_number(
-    name: str, value: Any, low: float, high: float = math.inf, *, whole: bool = False
-) -> None:
-    """Raise unless `value` is a finite number from `low` to `high`."""
-    right = isinstance(value, Integral if whole else Real)
-    if not (right and low <= float(value) <= high and math.isfinite(value)):
-        kind = "an integer" if whole else "a finite number"
-        bounds = f"of at least {low}" if high == math.inf else f"in [{low}, {high}]"
-        raise ValueError(f"{name} must be {kind} {bounds}, got {value!r}")
-
-
-def check_methods(name: str, value: Any, *methods: str) -> None:
-    """Raise unless `value` is an object that has the methods."""
-    found = [method for method in methods if callable(getattr(value, method, None))]
-    if isinstance(value, type) or len(found) != len(methods):
-        kind = "callable" if methods == ("__call__",) else f"an object with {' and '.join(methods)}"
-        raise TypeError(f"{name} must be {kind}, got {value!r}")
 
 
 def check_models(models: Sequence[nn.Module]) -> tuple[nn.Module, nn.Module]:
@@ -150,12 +136,3 @@ def check_optimizers(models: Sequence[nn.Module], optimizers: Sequence[Optimizer
         raise ValueError(f"optimizer holds {foreign} parameters that belong to neither model")
     if len(held) != len(owned):
         raise ValueError("optimizers must not share parameters")
-
-
-def check_schedulers(schedulers: Sequence[Any]) -> None:
-    """Raise unless each is an object that can be stepped and saved."""
-    for scheduler in schedulers:
-        if isinstance(scheduler, type) or not hasattr(scheduler, "state_dict"):
-            name = scheduler.__name__ if isinstance(scheduler, type) else type(scheduler).__name__
-            found = f"the class {name}" if isinstance(scheduler, type) else name
-            raise TypeError(f"scheduler must be a learning-rate scheduler, got {found}")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ._module import StateModule
-from ._validation import check_logits_targets
+from ._validation import check_stacked
 from .histogram import FIRST, N_BINS, SHIFT, SMALLEST, SimilarityHistogram
 from .similarity import Signal, check_signal, log_signal
 
@@ -35,7 +35,7 @@ class HistogramAccumulator(StateModule):
     Parameters
     ----------
     groups : int, default=1
-        How many histograms are kept side by side, such as one a network.
+        How many histograms are kept side by side, such as one per network.
 
     Attributes
     ----------
@@ -107,8 +107,8 @@ _LOWEST, _PER_UNIT = -5.0, 4.0  # of the logit of the highest probability
 class DecoyAccumulator(StateModule):
     """Gathers on the device what `DecoyMixture` needs beside the similarities of an epoch.
 
-    Each call takes one decoy a sample, its similarity to the label `shift` classes further on; the
-    shift goes round from call to call, so that over an epoch decoys are uniform over the other
+    Each call takes one decoy per sample, its similarity to the label `shift` classes further on;
+    the shift goes round from call to call, so that over an epoch decoys are uniform over the other
     labels and no random number is drawn.
 
     Parameters
@@ -157,16 +157,17 @@ class DecoyAccumulator(StateModule):
         targets : Tensor of shape (N,)
             Given labels.
         """
-        if logits.ndim != 3 or len(logits) != self.groups:
-            raise ValueError(
-                f"logits must have shape ({self.groups}, N, C), got {tuple(logits.shape)}"
-            )
-        check_logits_targets(logits[0], targets)
+        check_stacked(logits, targets, self.groups)
         decoys = self.next_labels(targets, logits.shape[2])
         self.add(logits, targets, *binned(*log_signal(self.signal, logits, decoys)))
 
     def next_labels(self, targets: Tensor, n_classes: int) -> Tensor:
         """Labels of the next decoys, (N,); the call counts."""
+        before = self.contradictions.shape[1]
+        if before != n_classes and before and self.began:
+            raise ValueError(
+                f"logits must have {before} classes until the next reset, got {n_classes}"
+            )
         decoys = (targets.long() + 1 + self.shift % (n_classes - 1)) % n_classes
         self.shift += 1
         return decoys
@@ -176,10 +177,7 @@ class DecoyAccumulator(StateModule):
         """Add a batch whose decoys have these bins and weights, (groups, N)."""
         self.histograms.add(index, weights)
         groups, n, c = logits.shape
-        before = self.contradictions.shape[1]
-        if before != c:
-            if before and self.began:
-                raise ValueError(f"logits must have {before} classes until the next reset, got {c}")
+        if self.contradictions.shape[1] != c:
             self.contradictions = self._no_contradictions(c)
         self.began = True
         z = logits.reshape(-1, c).float()
@@ -203,3 +201,4 @@ class DecoyAccumulator(StateModule):
         if counts is not None:  # C is known only from the first batch on
             self.contradictions = self._no_contradictions(counts.shape[1])
         super()._load_from_state_dict(state_dict, prefix, *args)
+        self.began = bool(self.contradictions.any())

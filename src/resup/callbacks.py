@@ -79,8 +79,9 @@ def _epoch(line: str) -> float:
 class ProbabilityHistory(Callback):
     """Record after each epoch how likely each label is to be right.
 
-    It takes a pass over the loader an epoch and 4 bytes a label and epoch, and training goes on as
-    without it. Checkpoints do not hold it: after a resume it records from there on.
+    It takes a pass over the loader per epoch, and 4 bytes per label and epoch; training goes on as
+    without it. Checkpoints do not hold it: after a resume it records from there on. Where training
+    goes on from an earlier epoch, later ones are dropped.
 
     Parameters
     ----------
@@ -126,6 +127,11 @@ class ProbabilityHistory(Callback):
     def probability(self) -> NDArray[np.float32]:
         """How likely each label is to be right, (epochs, N)."""
         return np.stack(self._rows) if self._rows else np.empty((0, 0), np.float32)
+
+    def on_fit_start(self, trainer: Any) -> None:
+        """Drop the epochs that come again."""
+        kept = sum(epoch <= trainer.epoch for epoch in self.epochs)
+        del self.epochs[kept:], self._rows[kept:]
 
     def on_epoch_end(self, trainer: Any, record: Mapping[str, Any]) -> None:
         """Judge the labels, once there is a mixture."""

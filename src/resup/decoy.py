@@ -13,6 +13,7 @@ from scipy.special import expit, logit
 from typing_extensions import Self
 
 from ._base import ALWAYS_RIGHT, LogOdds, SimilarityMixture, warn, weighted_values
+from ._checks import check_number
 from .em import Array, Mixture, likeliest_shapes, self_labels
 from .histogram import SMALLEST
 
@@ -76,7 +77,7 @@ class DecoyMixture(SimilarityMixture):
     log_odds_ : LogOdds
         The posterior in closed form, for :class:`resup.Posterior`.
     n_features_in_ : int
-        1.
+        Always 1.
 
     See Also
     --------
@@ -177,8 +178,7 @@ class DecoyMixture(SimilarityMixture):
             "least_probability": least_probability,
         }
         for name, rate in rates.items():
-            if not isinstance(rate, Real) or not 0 <= rate <= 1:
-                raise ValueError(f"{name} must be a number in [0, 1], got {rate!r}")
+            check_number(name, rate, 0, 1)
         x, w = weighted_values(self._column(X, reset=True), sample_weight)
         x_decoy, w_decoy = weighted_values(decoys, decoy_weight, "decoys", "decoy_weight")
         samples = _Values.of(x, w, self.clip)
@@ -202,9 +202,7 @@ class DecoyMixture(SimilarityMixture):
         self._take(mixture, unsupported)
         odds = ALWAYS_RIGHT
         if not unsupported:
-            a, b = np.diff(mixture.alphas)[0], np.diff(mixture.betas)[0]
-            c = np.diff(mixture.log_constants)[0]
-            mean = agreement * ratio + (1 - agreement) * np.array([a, b, c])
+            mean = agreement * ratio + (1 - agreement) * mixture.log_odds
             a, b, c = mean.tolist()
             odds = LogOdds(a, b, c, self.clip, 1 - self.clip).rising()
             odds = odds.not_below(least_probability)
@@ -403,8 +401,7 @@ def transition(confusion: ArrayLike, smoothing: float = 0.02) -> Array:
     >>> transition([[8, 2, 0], [0, 10, 0], [1, 1, 8]], smoothing=0.0)[0].round(3)
     array([0., 1., 0.])
     """
-    if not smoothing >= 0:
-        raise ValueError(f"smoothing must not be negative, got {smoothing!r}")
+    check_number("smoothing", smoothing, 0)
     counts = np.asarray(confusion, np.float64)
     c = len(counts)
     if counts.shape != (c, c) or c < 2:

@@ -45,13 +45,13 @@ def everyones(value: Any) -> list[Any]:
     return values
 
 
-def global_means(sums: Mapping[str, Tensor], samples: int) -> dict[str, float]:
-    """Means over all samples of all processes; the one copy to the host."""
-    device = next(iter(sums.values())).device
-    packed = torch.stack([*sums.values(), torch.tensor(float(samples), device=device)]).double()
-    add_up(packed)
-    *totals, count = packed.tolist()
-    return {key: total / count for key, total in zip(sums, totals, strict=True)}
+def global_means(sums: Mapping[str, tuple[Tensor, int]]) -> dict[str, float]:
+    """Means over all processes, of a sum and a number of samples each; the one copy to the host."""
+    totals = torch.stack([total for total, _ in sums.values()]).double()
+    samples = totals.new_tensor([count for _, count in sums.values()])
+    both = torch.stack([totals, samples])
+    add_up(both)
+    return {key: total / count for key, total, count in zip(sums, *both.tolist(), strict=True)}
 
 
 def explain_loss(error: RuntimeError, doing: str) -> None:

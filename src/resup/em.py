@@ -40,6 +40,12 @@ class Mixture:
         constants: Array = log_weights - betaln(self.alphas, self.betas)
         return constants
 
+    @property
+    def log_odds(self) -> Array:
+        """Factors of log x, of log(1 - x) and constant of the log-odds of the last two, (3,)."""
+        terms = self.alphas, self.betas, self.log_constants
+        return np.array([term[-1] - term[-2] for term in terms])
+
     def log_joint(self, x: Array) -> Array:
         """Logarithm of weight times density of each component, (K, N), for x inside (0, 1)."""
         log_x, log_1mx = np.log(x), np.log1p(-x)

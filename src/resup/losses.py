@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._validation import check_choice, check_logits_targets, check_pair
+from ._checks import check_choice
+from ._validation import check_logits_targets, check_pair
 from .similarity import full_precision
 
 __all__ = [
@@ -188,7 +189,8 @@ def symmetric_kl_loss(logits_a: Tensor, logits_b: Tensor, reduction: Reduction =
     with torch.autocast(logits_a.device.type, enabled=False):
         log_a = full_precision(logits_a).log_softmax(1)
         log_b = full_precision(logits_b).log_softmax(1)
-        return _reduce(((log_a.exp() - log_b.exp()) * (log_a - log_b)).sum(1), reduction)
+        gap = (log_a - log_b).masked_fill(log_a == log_b, 0)  # for classes that both mask by -inf
+        return _reduce(((log_a.exp() - log_b.exp()) * gap).sum(1), reduction)
 
 
 class CrossWeightedLoss(nn.Module):

@@ -75,7 +75,7 @@ class BetaMixture(SimilarityMixture):
     log_odds_ : LogOdds or None
         The posterior in closed form, for :class:`resup.Posterior`; None for over two components.
     n_features_in_ : int
-        1.
+        Always 1.
 
     See Also
     --------

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri, softmax
 
+from ._checks import check_number
+
 __all__ = [
     "apply_transition",
     "asymmetric_transition",
@@ -55,8 +57,8 @@ def symmetric_transition(n_classes: int, rate: float, include_true: bool = False
            [0.25, 0.5 , 0.25],
            [0.25, 0.25, 0.5 ]])
     """
-    _check_rate(rate)
-    _check_n_classes(n_classes)
+    check_number("rate", rate, 0, 1)
+    check_number("n_classes", n_classes, 2, whole=True)
     eye = np.eye(n_classes)
     redrawn = (
         np.full((n_classes, n_classes), 1 / n_classes)
@@ -92,8 +94,8 @@ def asymmetric_transition(n_classes: int, rate: float, partner: Mapping[int, int
            [0.  , 1.  , 0.  ],
            [0.  , 0.  , 1.  ]])
     """
-    _check_rate(rate)
-    _check_n_classes(n_classes)
+    check_number("rate", rate, 0, 1)
+    check_number("n_classes", n_classes, 2, whole=True)
     matrix = np.eye(n_classes)
     for true, given in partner.items():
         if true == given or not (0 <= true < n_classes and 0 <= given < n_classes):
@@ -194,10 +196,9 @@ def instance_transition(
     >>> round(noise_rate(true, draw_labels(distributions, seed=0)), 2)
     0.39
     """
-    _check_rate(rate)
-    _check_n_classes(n_classes)
-    if not 0 <= spread < np.inf:
-        raise ValueError(f"spread must be finite and >= 0, got {spread}")
+    check_number("rate", rate, 0, 1)
+    check_number("n_classes", n_classes, 2, whole=True)
+    check_number("spread", spread, 0)
     true = _check_labels(labels, n_classes)
     x = np.asarray(features)
     if x.ndim < 2 or len(x) != len(true) or x.dtype.kind not in "fiu":
@@ -260,20 +261,12 @@ def noise_matrix(true: ArrayLike, given: ArrayLike, n_classes: int) -> Matrix:
 
     A class without samples has a row of zeros.
     """
-    t, g = (_check_labels(y, n_classes) for y in _check_pair(true, given))
+    check_number("n_classes", n_classes, 1, whole=True)
+    t, g = _check_pair(true, given)
+    t, g = _check_labels(t, n_classes, "true"), _check_labels(g, n_classes, "given")
     counts = np.bincount(t * n_classes + g, minlength=n_classes**2).reshape(n_classes, n_classes)
     matrix: Matrix = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     return matrix
-
-
-def _check_rate(rate: float) -> None:
-    if not 0 <= rate <= 1:
-        raise ValueError(f"rate must lie in [0, 1], got {rate}")
-
-
-def _check_n_classes(n_classes: int) -> None:
-    if n_classes < 2:
-        raise ValueError(f"n_classes must be at least 2, got {n_classes}")
 
 
 def _truncated_normal(u: Matrix, mean: float, std: float) -> Matrix:
@@ -310,12 +303,12 @@ def _check_pair(true: ArrayLike, given: ArrayLike) -> tuple[NDArray[Any], NDArra
     return t, g
 
 
-def _check_labels(labels: ArrayLike, n_classes: int) -> Labels:
+def _check_labels(labels: ArrayLike, n_classes: int, name: str = "labels") -> Labels:
     y = np.asarray(labels)
     if y.ndim != 1 or y.dtype.kind not in "iu":
-        raise ValueError(f"labels must be integers of shape (N,), got {y.dtype} of {y.shape}")
+        raise ValueError(f"{name} must be integers of shape (N,), got {y.dtype} of {y.shape}")
     if len(y) and (y.min() < 0 or y.max() >= n_classes):
         raise ValueError(
-            f"labels must lie in [0, {n_classes}), got values from {y.min()} to {y.max()}"
+            f"{name} must lie in [0, {n_classes}), got values from {y.min()} to {y.max()}"
         )
     return y.astype(np.int64)

@@ -11,13 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from . import loaders
-from ._validation import (
-    check_choice,
-    check_logits_targets,
-    check_methods,
-    check_models,
-    check_pair,
-)
+from ._checks import check_choice, check_methods
+from ._validation import check_logits_targets, check_models, check_pair
 from .checkpoint import random_states, set_random_states
 from .distributed import global_means
 
@@ -66,7 +61,9 @@ class NetworkPair:
             samples += len(targets)
         if not samples:
             raise ValueError("the loader to evaluate gave no sample")
-        return global_means({"accuracy_a": right[0], "accuracy_b": right[1]}, samples)
+        return global_means(
+            {f"accuracy_{n}": (k, samples) for n, k in zip("ab", right, strict=True)}
+        )
 
     def _predict(
         self, loader: Iterable[Any], rewind: bool = True

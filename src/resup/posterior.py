@@ -13,6 +13,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from ._base import ALWAYS_RIGHT, LogOdds
+from ._checks import check_methods
 from ._module import StateModule
 from .accumulator import device_bin_index
 from .histogram import CENTRES, N_BINS, SimilarityHistogram, as_similarities, in_range, to_numpy
@@ -220,11 +221,7 @@ class AnyMixture:
     """
 
     def __init__(self, estimator: Any) -> None:
-        methods = [getattr(estimator, name, None) for name in ("fit", "predict_proba")]
-        if isinstance(estimator, type) or not all(map(callable, methods)):
-            raise TypeError(
-                f"mixture must be an estimator with fit and predict_proba, got {estimator!r}"
-            )
+        check_methods("mixture", estimator, "fit", "predict_proba")
         self.estimator = estimator
 
     def fit(self, X: Any) -> Self:
@@ -260,7 +257,7 @@ class AnyMixture:
                 name for name in given if name.endswith("random_state") and given[name] is None
             ]
             self.estimator_.set_params(**dict.fromkeys(unset, 0))
-        n = min(ROWS, max(1, round(total)))
+        n = min(ROWS, max(round(total), int(np.count_nonzero(counts))))
         places = (np.arange(n) + 0.5) * (total / n)
         self.estimator_.fit(CENTRES[np.searchsorted(counts.cumsum(), places), None])
         self.degenerate_ = bool(getattr(self.estimator_, "degenerate_", False))

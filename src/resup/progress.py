@@ -19,9 +19,9 @@ class EpochProgress:
     steps: int = 0
     batches: int | None = None
     """How many the loader says that it has."""
-    samples: int = 0
     sums: dict[tuple[str, ...], Tensor] = field(default_factory=dict)
-    """By the names of what a step gives, its values summed over the samples: one sum a step."""
+    """By the names of what a step gives, its values summed over the samples: one sum per step."""
+    samples: dict[tuple[str, ...], int] = field(default_factory=dict)
     randomness: dict[str, Any] | None = None
     """Random states at the start of the epoch."""
     lr: float = 0.0
@@ -32,15 +32,20 @@ class EpochProgress:
         self.steps += 1
         if not samples:  # means of nothing
             return
-        self.samples += samples
         names, now = tuple(values), torch.stack([*values.values()])
         before = self.sums.get(names, now.new_zeros(len(names)))
         self.sums[names] = torch.add(before, now, alpha=samples)
+        self.samples[names] = self.samples.get(names, 0) + samples
 
     def means(self) -> dict[str, float]:
-        """Means over all samples of all processes."""
-        sums: dict[str, Tensor] = {}
+        """Means over the samples of all processes in whose steps there is such a value."""
+        sums: dict[str, tuple[Tensor, int]] = {}
         for names, totals in self.sums.items():
             for name, total in zip(names, totals, strict=True):
-                sums[name] = sums[name] + total if name in sums else total
-        return global_means(sums, self.samples)
+                before, count = sums.get(name, (torch.zeros_like(total), 0))
+                sums[name] = before + total, count + self.samples[names]
+        return global_means(sums)
+
+    def state(self) -> dict[str, Any]:
+        """Its fields, which later steps do not change."""
+        return {**vars(self), "sums": dict(self.sums), "samples": dict(self.samples)}

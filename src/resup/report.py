@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._checks import check_number
 from .fdr import q_values
 from .histogram import to_numpy
 
@@ -18,7 +19,7 @@ __all__ = ["LabelReport"]
 
 @dataclass(frozen=True, eq=False)  # arrays have no one truth
 class LabelReport:
-    """One row a label, the least likely to be right first; each column an array of shape (N,).
+    """One row per label, the least likely to be right first; each column an array of shape (N,).
 
     ``CoTrainer.report`` makes it. ``vars(report)`` is a dict of columns, ready for a data frame.
     """
@@ -32,9 +33,9 @@ class LabelReport:
     clean_probability: NDArray[np.float64]
     """Probability that the given label is right: mean of the two networks', or what was given."""
     clean_probability_a: NDArray[np.float64]
-    """The same as network A sees it."""
+    """Posterior of network A, whatever `probability` was given."""
     clean_probability_b: NDArray[np.float64]
-    """The same as network B sees it."""
+    """Posterior of network B, likewise."""
     agree: NDArray[np.bool_]
     """Whether both networks predict the same class."""
     q_value: NDArray[np.float64]
@@ -70,11 +71,11 @@ class LabelReport:
         )
 
     def suspects(self, false_discovery_rate: float) -> NDArray[np.int64]:
-        """List the suspect labels, of which at most this share is expected to be right."""
-        if not 0 <= false_discovery_rate <= 1:
-            raise ValueError(
-                f"false_discovery_rate must lie in [0, 1], got {false_discovery_rate!r}"
-            )
+        """List the suspect labels by their place in the loader, the most suspicious first.
+
+        At most a share `false_discovery_rate`, in [0, 1], of them is expected to be right.
+        """
+        check_number("false_discovery_rate", false_discovery_rate, 0, 1)
         listed: NDArray[np.int64] = self.index[self.q_value <= false_discovery_rate]
         return listed
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Real
 
 import torch
 import torch.nn.functional as F
@@ -150,7 +151,7 @@ def scaled_loss_signal(logits: Tensor, targets: Tensor, cap: float | None = None
     """
     check_logits_targets(logits, targets)
     cap = 1.5 * math.log(logits.shape[1]) if cap is None else cap
-    if not cap > 0:
+    if not (isinstance(cap, Real) and cap > 0):
         raise ValueError(f"cap must be larger than 0, got {cap!r}")
     with torch.autocast(logits.device.type, enabled=False):
         loss = F.cross_entropy(full_precision(logits), targets.long(), reduction="none")
@@ -187,5 +188,6 @@ def log_signal(signal: Signal, logits: Tensor, labels: Tensor) -> tuple[Tensor, 
                 f"signal must return shape ({n},) on {logits.device} for logits of shape "
                 f"({n}, {c}), got {tuple(value.shape)} on {value.device}"
             )
-    v = torch.stack(values).detach().float().clamp(0, 1).view(*labels.shape[:-1], networks, n)
+    v = full_precision(torch.stack(values).detach()).clamp(0, 1)
+    v = v.view(*labels.shape[:-1], networks, n)
     return v.log(), torch.log1p(-v)

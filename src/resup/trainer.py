@@ -20,14 +20,8 @@ from tqdm.auto import tqdm
 from typing_extensions import Self
 
 from . import loaders
-from ._validation import (
-    check_choice,
-    check_methods,
-    check_number,
-    check_optimizers,
-    check_pair,
-    check_schedulers,
-)
+from ._checks import check_choice, check_methods, check_number
+from ._validation import check_optimizers, check_pair
 from .callbacks import Callback
 from .checkpoint import (
     check_path,
@@ -48,7 +42,7 @@ from .weigher import SampleWeigher
 
 __all__ = ["CoTrainer"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class CoTrainer(NetworkPair):
@@ -73,15 +67,16 @@ class CoTrainer(NetworkPair):
         Owns exactly the parameters of both models (frozen ones may be left out).
     scheduler : learning-rate scheduler or sequence of them, optional
         Stepped once an epoch, or once an optimizer step with ``scheduler_interval="step"``.
-        ``ReduceLROnPlateau`` always once an epoch: in mode "min" it sees the loss, in mode "max"
-        the mean accuracy of both networks on the `val_loader`.
+        ``ReduceLROnPlateau`` always once an epoch: in mode "min" it sees the training loss, in
+        mode "max" the mean accuracy of both networks on the `val_loader`.
     consistency_weight : float, default=5.0
         :math:`\lambda`; with 0 the consistency loss is not computed.
     consistency : callable, default=ConsistencyLoss()
         Maps the logits of both networks to a scalar.
     warmup_epochs : int or math.inf, default=1
         Epochs of plain cross-entropy, without consistency, before the first mixture; with infinity
-        no mixture is ever fitted.
+        no mixture is ever fitted. Where networks are hardly above chance after one epoch, as with
+        few samples, give more: a noise rate found too early is held.
     mixture : estimator, optional
         Fitted to the similarities of each network; `DecoyMixture()` by default. `BetaMixture()`
         sees what the paper's does, ``BetaMixture.as_published()`` is the authors' program; any
@@ -187,8 +182,9 @@ class CoTrainer(NetworkPair):
         if scheduler is None:
             self.schedulers: list[Any] = []
         else:
-            self.schedulers = list(scheduler) if isinstance(scheduler, Sequence) else [scheduler]
-        check_schedulers(self.schedulers)
+            self.schedulers = list(scheduler) if isinstance(scheduler, Iterable) else [scheduler]
+        for each in self.schedulers:
+            check_methods("scheduler", each, "step", "state_dict", "load_state_dict")
         check_number("consistency_weight", consistency_weight, 0)
         if warmup_epochs != math.inf:
             check_number("warmup_epochs", warmup_epochs, 0, whole=True)
@@ -206,8 +202,10 @@ class CoTrainer(NetworkPair):
             check_methods("consistency", consistency, "__call__")
         if scaler is not None:
             check_methods("scaler", scaler, "scale", "unscale_", "step", "update")
-        for callback in callbacks if isinstance(callbacks, Iterable) else [callbacks]:
-            check_methods("each of callbacks", callback, "on_fit_start", "on_fit_end")
+        self.callbacks = list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
+        hooks = [name for name in vars(Callback) if name.startswith("on_")]
+        for callback in self.callbacks:
+            check_methods("each of callbacks", callback, *hooks)
         check_choice("scheduler_interval", scheduler_interval, ("epoch", "step"))
         check_choice("similarities", similarities, ("step", "pass"))
         check_choice("exchange", exchange, ("swap", "own", "mean"))
@@ -222,7 +220,6 @@ class CoTrainer(NetworkPair):
         self.scaler = scaler
         self.clip_grad_norm = clip_grad_norm
         self.accumulate = accumulate
-        self.callbacks = list(callbacks)
         self.progress = progress
 
         self.weigher = SampleWeigher(mixture, signal=signal).to(self.device)
@@ -282,13 +279,17 @@ class CoTrainer(NetworkPair):
         """
         check_number("epochs", epochs, 0, whole=True)
         generators = loaders.generators(train_loader)
-        again = checkpoint is not None and resume is not None and Path(checkpoint) == Path(resume)
-        for scheduler in self.schedulers if val_loader is None else ():
-            if isinstance(scheduler, ReduceLROnPlateau) and scheduler.mode == "max":
-                raise ValueError(
-                    "val_loader must be given for a ReduceLROnPlateau of mode 'max', got None"
-                )
-        if resume is not None and (not again or Path(resume).exists()):
+        restarts = (
+            checkpoint is not None
+            and resume is not None
+            and Path(checkpoint).resolve() == Path(resume).resolve()
+        )
+        plateaus = [s for s in self.schedulers if isinstance(s, ReduceLROnPlateau)]
+        if val_loader is None and any(scheduler.mode == "max" for scheduler in plateaus):
+            raise ValueError(
+                "val_loader must be given for a ReduceLROnPlateau of mode 'max', got None"
+            )
+        if resume is not None and (not restarts or Path(resume).exists()):
             self._resume(resume, train_loader)
         if checkpoint is not None and self.is_main_process:
             check_path(checkpoint)
@@ -342,7 +343,7 @@ class CoTrainer(NetworkPair):
         if resumed and done.batches != length:
             raise ValueError(
                 f"train_loader must give {done.batches} batches as when this epoch was begun, got "
-                f"{length}"
+                f"{length}; it goes on only with the loader that it was begun with"
             )
         if resumed and done.randomness is not None:
             now = random_states(generators)
@@ -361,7 +362,7 @@ class CoTrainer(NetworkPair):
                     continue
                 inputs, targets = self._to_device(batch)
                 values = self.train_step(inputs, targets)
-                finite = values["loss"] - values["loss"] == 0
+                finite = values["loss"] - values["loss"] == 0  # isfinite takes more kernels
                 first_bad = torch.where(finite, first_bad, first_bad.clamp(max=step))
                 if self.device.type == "cpu":  # elsewhere a look would make the host wait
                     self._check_finite(first_bad)
@@ -537,7 +538,6 @@ class CoTrainer(NetworkPair):
         The random states of now are not in it, only, in the middle of an epoch, those of its start;
         the checkpoints of `fit` hold them beside it.
         """
-        done = self._done
         return {
             "format_version": FORMAT_VERSION,
             "kinds": self._kinds(),
@@ -548,7 +548,7 @@ class CoTrainer(NetworkPair):
             "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
             "scaler": self.scaler.state_dict() if self.scaler else None,
             "weigher": self.weigher.state_dict(),
-            "epoch_so_far": dict(vars(done)) if done.steps else None,
+            "epoch_so_far": self._done.state() if self._done.steps else None,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -566,6 +566,9 @@ class CoTrainer(NetworkPair):
                 f"state has format_version {version!r}, this version of resup reads "
                 f"{FORMAT_VERSION}"
             )
+        parts = ("kinds", "epoch", "history", "models", "optimizers", "schedulers", "scaler")
+        if missing := [name for name in (*parts, "weigher", "epoch_so_far") if name not in state]:
+            raise ValueError(f"state lacks {', '.join(missing)}")
         for name in ("optimizers", "schedulers"):
             if len(state[name]) != len(getattr(self, name)):
                 raise ValueError(
@@ -579,7 +582,7 @@ class CoTrainer(NetworkPair):
             )
         if (state["scaler"] is None) != (self.scaler is None):
             raise ValueError("state and trainer must both have a scaler or both have none")
-        parts = [
+        takers = [
             *((unwrap(model), f"models[{i}]") for i, model in enumerate(self.models)),
             *((optimizer, f"optimizers[{i}]") for i, optimizer in enumerate(self.optimizers)),
             *((scheduler, f"schedulers[{i}]") for i, scheduler in enumerate(self.schedulers)),
@@ -588,7 +591,7 @@ class CoTrainer(NetworkPair):
         ]
         states = [*state["models"], *state["optimizers"], *state["schedulers"]]
         states += [state["scaler"]] * bool(self.scaler) + [state["weigher"]]
-        for (part, name), saved in zip(parts, states, strict=True):
+        for (part, name), saved in zip(takers, states, strict=True):
             load_part(part, saved, name)
         self.epoch = state["epoch"]
         self.history = [dict(record) for record in state["history"]]
@@ -611,8 +614,9 @@ class CoTrainer(NetworkPair):
         self.load_state_dict(state)
         if self.epoch:
             loaders.start_workers(loader)
-        if rank() < len(state["random"]):
-            set_random_states(state["random"][rank()], loaders.generators(loader))
+        randomness = state.get("random", [])  # only `fit` writes it
+        if rank() < len(randomness):
+            set_random_states(randomness[rank()], loaders.generators(loader))
 
     # ------------------------------------------------------------------ helpers
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -11,8 +12,9 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from ._base import SimilarityMixture
+from ._checks import check_number
 from ._module import StateModule
-from ._validation import check_logits_targets, check_number
+from ._validation import check_stacked
 from .accumulator import DecoyAccumulator, HistogramAccumulator, binned
 from .balance import ClassBalance
 from .decoy import DecoyMixture, contradiction_rate, held_to_rate
@@ -75,10 +77,13 @@ class SampleWeigher(StateModule):
     Attributes
     ----------
     mixtures_ : list of BetaMixture, DecoyMixture or AnyMixture
-        The last fitted mixtures, one a network; empty before the first `refit`. They are rebuilt
+        The last fitted mixtures, one per network; empty before the first `refit`. They are rebuilt
         from the state dict.
     noise_rates_ : list of float
-        Mean posterior of a wrong label, one a network.
+        Mean posterior of a wrong label, one per network.
+    fitted_counts : Tensor of shape (networks, 2432), float64
+        The histograms that `mixtures_` were fitted to, for
+        ``SimilarityHistogram(weigher.fitted_counts[0])``.
     balanced : bool
         Whether a network finds most labels wrong, so that classes are kept their share.
 
@@ -172,7 +177,8 @@ class SampleWeigher(StateModule):
             In [0, 1]: the probability that the label is right as each network sees it, or 1 where
             its noise rate is negligible.
         """
-        targets = self._check(logits, targets)
+        check_stacked(logits, targets, len(self.fitted_counts))
+        targets = targets.long()
         if self.decoys is None or not record:
             log_s, log_1ms = log_signal(self.signal, logits, targets)
             if record:
@@ -192,30 +198,27 @@ class SampleWeigher(StateModule):
     @torch.no_grad()
     def judge(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Probability that each label is right, (networks, N), as each network sees it."""
-        targets = self._check(logits, targets)
-        probability: Tensor = self.posterior(*log_signal(self.signal, logits, targets))
+        check_stacked(logits, targets, len(self.fitted_counts))
+        probability: Tensor = self.posterior(*log_signal(self.signal, logits, targets.long()))
         return probability.nan_to_num(1.0)
 
-    def _check(self, logits: Tensor, targets: Tensor) -> Tensor:
-        networks = len(self.fitted_counts)
-        if logits.ndim != 3 or len(logits) != networks:
-            raise ValueError(
-                f"logits must have shape ({networks}, N, C), got {tuple(logits.shape)}"
-            )
-        check_logits_targets(logits[0], targets)
-        return targets.long()
-
     def refit(self) -> None:
-        """Fit a mixture to what each network has shown since the last call, then forget that."""
+        """Fit a mixture to what each network has shown since the last call, then forget that.
+
+        Where nothing was shown, the last mixtures stay.
+        """
         add_up(self.seen.counts)
-        self.fitted_counts.copy_(self.seen.counts)
-        if self.decoys is not None:
-            add_up(self.decoys.histograms.counts)
-            add_up(self.decoys.contradictions)
-            self.fitted_decoys.copy_(self.decoys.histograms.counts)
-            self._remember_rates(self.decoys.contradictions)
+        shown = bool(self.seen.counts.any())
+        if shown:
+            self.fitted_counts.copy_(self.seen.counts)
+            if self.decoys is not None:
+                add_up(self.decoys.histograms.counts)
+                add_up(self.decoys.contradictions)
+                self.fitted_decoys.copy_(self.decoys.histograms.counts)
+                self._remember_rates(self.decoys.contradictions)
         self.reset()
-        self._fit()
+        if shown:
+            self._fit()
 
     def reset(self) -> None:
         """Forget what was shown since the last `refit`."""
@@ -230,8 +233,8 @@ class SampleWeigher(StateModule):
                 continue
             _, last, held, of_decoys, _ = self.rates[network].tolist()
             rate = contradiction_rate(counts)
-            if last == last:
-                held = max(min(rate, last), held if held == held else 0.0)
+            if not math.isnan(last):
+                held = max(min(rate, last), 0.0 if math.isnan(held) else held)
                 if of_decoys >= last:
                     held = max(held, of_decoys)
             contradicted = counts[..., 1].sum() / counts.sum()
@@ -297,7 +300,7 @@ class SampleWeigher(StateModule):
         if self.decoys is None:
             return mixture.fit(histogram)
         hits, last, held, _, contradicted = self.rates[network].tolist()
-        first = held != held
+        first = math.isnan(held)
         seen = max(last - FIRST_SURPLUS, 0.0) if first else held
         errors = max(contradicted - seen, 0.0) / (1 - seen) if first else 0.0
         decoys = SimilarityHistogram(self.fitted_decoys[network].cpu().numpy())
