@@ -41,6 +41,7 @@ from paper.networks import build
 from paper.provenance import provenance
 
 from resup import BetaMixture, ConsistencyLoss, CoTrainer, CrossWeightedLoss, SampleWeigher
+from resup.progress import EpochProgress
 
 GOALS = {"cpu": 1.03, "cuda": 1.05}
 EPOCH_STEPS = 390  # of CIFAR-10 with a batch of 128
@@ -198,12 +199,13 @@ def added_parts(
     w_a, w_b = weigher(torch.stack(logits), targets)
     values = {name: a.detach().sum() for name in ("loss", "ce", "con", "w_a", "w_b")}
 
+    progress, bad = EpochProgress(), torch.full((), torch.inf, device=device)
+
     def bookkeeping() -> None:
-        """Sums over the epoch, as in `train_epoch`, and on the CPU the look at the loss."""
-        summed = torch.stack([*values.values()]) * len(targets)
-        summed + summed
-        bad = torch.where(values["loss"].isfinite(), torch.inf, 1.0)
-        torch.minimum(bad, bad)
+        """Sums over the epoch and the check of the loss, as in `train_epoch`."""
+        progress.add(values, len(targets))
+        finite = values["loss"] - values["loss"] == 0
+        torch.where(finite, bad, bad.clamp(max=1))
         if device.type == "cpu":
             bad.item()
             values["loss"].item()
@@ -348,10 +350,7 @@ def main() -> None:
         epochs.append(compare_epochs(network, args))
         show(epochs[-1])
     if args.out:
-        hardware = {"threads": torch.get_num_threads()}
-        if args.device.startswith("cuda"):
-            hardware["gpu"] = torch.cuda.get_device_name()
-        result = {**origin, "torch": hardware, "loss_milliseconds": loss, "epochs": epochs}
+        result = {**origin, "loss_milliseconds": loss, "epochs": epochs}
         args.out.write_text(json.dumps(result, indent=1) + "\n")
 
 

@@ -224,6 +224,7 @@ def run(
         "rate": args.rate,
         "method": args.method,
         "seed": args.seed,
+        "image_shape": list(data.train.images.shape[1:]),
         "network": args.network,
         "weights": args.weights,
         "size": args.size,

@@ -20,7 +20,7 @@ from .histogram import SMALLEST
 __all__ = ["DecoyMixture", "contradiction_rate", "hit_rate", "transition"]
 
 DECOY_WEIGHT = 0.2  # of all decoys in the Betas' fit where nothing was seen; samples weigh 1
-PRIOR, FLOOR = 0.1, 0.003  # pseudo-observations a sample: self-labels; uniform ones a component
+PRIOR, FLOOR = 0.1, 0.003  # pseudo-observations per sample: self-labels; uniform ones per component
 RATE_WEIGHT, CONTRAST_RATE_WEIGHT = 0.3, 0.01  # of the seen rate, the same unit
 NEAR, SHARPNESS = 0.05, 4  # when two noise rates agree
 RIDGE, CONTRAST_STEPS = 1e-4, 60

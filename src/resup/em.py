@@ -82,7 +82,7 @@ def fit_mixture(
     subject to alphas that rise and betas that fall from component to component. Its second term,
     of weight `prior`, holds the *shapes* to what the network says by itself (`self_labels`); the
     third keeps them finite. The weights are free, so the noise rate may go to 0. The prior is
-    conjugate: it enters as three numbers a component.
+    conjugate: it enters as three numbers per component.
     """
     w = w / w.sum()
     log_x, log_1mx = np.log(x), np.log1p(-x)

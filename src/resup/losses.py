@@ -55,7 +55,7 @@ def cross_weighted_loss(
         Each network's probability that the label is right, in [0, 1]; give both or neither. They
         are detached: no gradient flows through them.
     reduction : {"mean", "sum", "none"}, default="mean"
-        "none" returns one loss a sample, (N,).
+        "none" returns one loss per sample, (N,).
 
     Returns
     -------

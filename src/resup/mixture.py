@@ -30,7 +30,7 @@ class BetaMixture(SimilarityMixture):
     n_components : int, default=2
         Number of components, ascending in mean once fitted.
     prior : float, default=0.3
-        Pseudo-observations an observation that hold the *shapes* of the components to what a
+        Pseudo-observations per observation that hold the *shapes* of the components to what a
         network's similarity says by itself: a label is right with probability (1 + 2 S) / 3. The
         component weights stay free, so a noise rate of 0 can be found. The default is what tells
         right labels from wrong ones best on recorded training runs; it is strong and biases the
@@ -48,7 +48,7 @@ class BetaMixture(SimilarityMixture):
     max_iter : int, default=500
         Largest number of EM iterations.
     tol : float, default=1e-6
-        EM stops when the mean log-likelihood a sample changes by less. With 0 all `max_iter`
+        EM stops when the mean log-likelihood per sample changes by less. With 0 all `max_iter`
         iterations are made.
     warm_start : bool, default=False
         Go on from the last fit, if it was not degenerate: twice 5 iterations are then 10.

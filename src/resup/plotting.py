@@ -144,6 +144,7 @@ def plot_history(
         points = [(record["epoch"], record[key]) for record in history if key in record]
         ax.plot(*zip(*points, strict=True), label=name)
     ax.set(xlabel="epoch", ylabel=key.replace("_", " "))
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.grid(alpha=0.3)
     ax.legend(frameon=False)
     return ax
@@ -195,6 +196,7 @@ def plot_probability(
             ax.fill_between(x, low, high, color=colour, alpha=0.25, linewidth=0)
             ax.plot(x, median, color=colour, label=f"{word} ({group.sum()})")
     ax.set(xlabel="epoch", ylabel="P(label is right)", ylim=(-0.02, 1.02))
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(frameon=False)
     return ax
 

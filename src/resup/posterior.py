@@ -37,7 +37,7 @@ class Posterior(StateModule):
     Parameters
     ----------
     groups : int, default=1
-        How many mixtures are kept side by side, such as one a network.
+        How many mixtures are kept side by side, such as one per network.
 
     Attributes
     ----------
@@ -126,7 +126,7 @@ class TablePosterior(StateModule):
     Parameters
     ----------
     groups : int, default=1
-        How many mixtures are kept side by side, such as one a network.
+        How many mixtures are kept side by side, such as one per network.
 
     Attributes
     ----------
