@@ -27,12 +27,16 @@ exclude_patterns = ["_build"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
+default_role = "py:obj"  # `name` in a docstring is a link where there is one, else code
+toc_object_entries_show_parents = "hide"
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # types and shapes stand in the docstrings
 autosummary.WELL_KNOWN_ABBREVIATIONS += ("Eq.",)  # a summary does not end there
 numpydoc_show_class_members = False  # the class template lists a class's own members
 
 html_theme = "pydata_sphinx_theme"
+html_static_path = ["_static"]
+html_css_files = ["resup.css"]
 html_title = "resup"
 html_show_sourcelink = False
 html_sidebars = {
@@ -50,6 +54,9 @@ html_sidebars = {
 }
 html_theme_options = {
     "github_url": "https://github.com/resup/resup",
+    "header_links_before_dropdown": 8,
+    "navbar_align": "left",
+    "navbar_persistent": ["search-button"],
     "navigation_with_keys": False,
     "show_toc_level": 2,
 }
