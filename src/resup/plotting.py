@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from .histogram import SimilarityHistogram, to_numpy
@@ -144,7 +145,7 @@ def plot_history(
         points = [(record["epoch"], record[key]) for record in history if key in record]
         ax.plot(*zip(*points, strict=True), label=name)
     ax.set(xlabel="epoch", ylabel=key.replace("_", " "))
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(alpha=0.3)
     ax.legend(frameon=False)
     return ax
@@ -196,7 +197,7 @@ def plot_probability(
             ax.fill_between(x, low, high, color=colour, alpha=0.25, linewidth=0)
             ax.plot(x, median, color=colour, label=f"{word} ({group.sum()})")
     ax.set(xlabel="epoch", ylabel="P(label is right)", ylim=(-0.02, 1.02))
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(frameon=False)
     return ax
 
