@@ -97,7 +97,7 @@ class HistogramAccumulator(StateModule):
 
     def histogram(self, group: int = 0) -> SimilarityHistogram:
         """Copy one histogram to the host (this waits for the device)."""
-        return SimilarityHistogram(self.counts[group].cpu().numpy())
+        return SimilarityHistogram(self.counts[group])
 
 
 CONFIDENCE_BINS = 76

@@ -83,7 +83,7 @@ class SimilarityHistogram:
 
     Parameters
     ----------
-    counts : array-like of shape (2432,), optional
+    counts : array-like or Tensor of shape (2432,), optional
         Summed weight in each bin; zeros by default. Copied.
 
     Attributes
@@ -113,7 +113,9 @@ class SimilarityHistogram:
     """Similarity that stands for each bin, ascending."""
 
     def __init__(self, counts: ArrayLike | None = None) -> None:
-        self.counts: Array = np.zeros(N_BINS) if counts is None else np.array(counts, np.float64)
+        self.counts: Array = np.zeros(N_BINS)
+        if counts is not None:
+            self.counts = to_numpy(counts).astype(np.float64)
         if self.counts.shape != (N_BINS,):
             raise ValueError(f"counts must have shape ({N_BINS},), got {self.counts.shape}")
         if not np.isfinite(self.counts).all() or (self.counts < 0).any():

@@ -243,7 +243,7 @@ class SampleWeigher(StateModule):
 
     def _fit(self, again: bool = False) -> None:
         self.mixtures_, self.noise_rates_, self.balanced = [], [], False
-        histograms = [SimilarityHistogram(counts) for counts in self.fitted_counts.cpu().numpy()]
+        histograms = [SimilarityHistogram(counts) for counts in self.fitted_counts]
         if not any(histogram.total for histogram in histograms):
             return
         for network, histogram in enumerate(histograms):
@@ -303,7 +303,7 @@ class SampleWeigher(StateModule):
         first = math.isnan(held)
         seen = max(last - FIRST_SURPLUS, 0.0) if first else held
         errors = max(contradicted - seen, 0.0) / (1 - seen) if first else 0.0
-        decoys = SimilarityHistogram(self.fitted_decoys[network].cpu().numpy())
+        decoys = SimilarityHistogram(self.fitted_decoys[network])
         mixture.fit(
             histogram,
             decoys,
