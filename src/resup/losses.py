@@ -122,7 +122,7 @@ def consistency_loss(logits_a: Tensor, logits_b: Tensor, reduction: Reduction = 
     -------
     Tensor of shape () or (N,)
         In [0, 2 / C] a sample; gradients reach both networks. Device, dtype and the empty batch as
-        in :func:`cross_weighted_loss`.
+        in :func:`~resup.losses.cross_weighted_loss`.
 
     Raises
     ------
@@ -157,13 +157,13 @@ def symmetric_kl_loss(logits_a: Tensor, logits_b: Tensor, reduction: Reduction =
     logits_a, logits_b : Tensor of shape (N, C)
         Unnormalised class scores of network A and network B, of any floating dtype.
     reduction : {"mean", "sum", "none"}, default="mean"
-        Over the samples; over the classes it is a sum, unlike in :func:`consistency_loss`.
+        Over the samples; over the classes it is a sum, unlike in :func:`~resup.losses.consistency_loss`.
 
     Returns
     -------
     Tensor of shape () or (N,)
         Not negative, without upper bound; gradients reach both networks. Device, dtype and the
-        empty batch as in :func:`cross_weighted_loss`.
+        empty batch as in :func:`~resup.losses.cross_weighted_loss`.
 
     Raises
     ------
@@ -193,13 +193,22 @@ def symmetric_kl_loss(logits_a: Tensor, logits_b: Tensor, reduction: Reduction =
         return _reduce(((log_a.exp() - log_b.exp()) * gap).sum(1), reduction)
 
 
-class CrossWeightedLoss(nn.Module):
-    """Module form of :func:`cross_weighted_loss` (Eq. 7).
+class _PairLoss(nn.Module):
+    """Base of losses of a pair of networks, with their reduction."""
+
+    def __init__(self, reduction: Reduction = "mean") -> None:
+        super().__init__()
+        check_choice("reduction", reduction, _REDUCTIONS)
+        self.reduction: Reduction = reduction
+
+
+class CrossWeightedLoss(_PairLoss):
+    """Module form of :func:`~resup.losses.cross_weighted_loss` (Eq. 7).
 
     Parameters
     ----------
     reduction : {"mean", "sum", "none"}, default="mean"
-        As in :func:`cross_weighted_loss`.
+        As in :func:`~resup.losses.cross_weighted_loss`.
 
     Examples
     --------
@@ -210,11 +219,6 @@ class CrossWeightedLoss(nn.Module):
     tensor(2.7726)
     """
 
-    def __init__(self, reduction: Reduction = "mean") -> None:
-        super().__init__()
-        check_choice("reduction", reduction, _REDUCTIONS)
-        self.reduction: Reduction = reduction
-
     def forward(
         self,
         logits_a: Tensor,
@@ -223,19 +227,19 @@ class CrossWeightedLoss(nn.Module):
         weights_a: Tensor | None = None,
         weights_b: Tensor | None = None,
     ) -> Tensor:
-        """Compute the loss; see :func:`cross_weighted_loss`."""
+        """Compute the loss; see :func:`~resup.losses.cross_weighted_loss`."""
         return cross_weighted_loss(
             logits_a, logits_b, targets, weights_a, weights_b, self.reduction
         )
 
 
-class ConsistencyLoss(nn.Module):
-    """Module form of :func:`consistency_loss` (Eq. 8).
+class ConsistencyLoss(_PairLoss):
+    """Module form of :func:`~resup.losses.consistency_loss` (Eq. 8).
 
     Parameters
     ----------
     reduction : {"mean", "sum", "none"}, default="mean"
-        As in :func:`consistency_loss`.
+        As in :func:`~resup.losses.consistency_loss`.
 
     Examples
     --------
@@ -245,23 +249,18 @@ class ConsistencyLoss(nn.Module):
     tensor(0.)
     """
 
-    def __init__(self, reduction: Reduction = "mean") -> None:
-        super().__init__()
-        check_choice("reduction", reduction, _REDUCTIONS)
-        self.reduction: Reduction = reduction
-
     def forward(self, logits_a: Tensor, logits_b: Tensor) -> Tensor:
-        """Compute the loss; see :func:`consistency_loss`."""
+        """Compute the loss; see :func:`~resup.losses.consistency_loss`."""
         return consistency_loss(logits_a, logits_b, self.reduction)
 
 
-class SymmetricKLLoss(nn.Module):
-    """Module form of :func:`symmetric_kl_loss`: ``CoTrainer(..., consistency=SymmetricKLLoss())``.
+class SymmetricKLLoss(_PairLoss):
+    """Module form of :func:`~resup.losses.symmetric_kl_loss`: ``CoTrainer(..., consistency=SymmetricKLLoss())``.
 
     Parameters
     ----------
     reduction : {"mean", "sum", "none"}, default="mean"
-        As in :func:`symmetric_kl_loss`.
+        As in :func:`~resup.losses.symmetric_kl_loss`.
 
     Examples
     --------
@@ -271,11 +270,6 @@ class SymmetricKLLoss(nn.Module):
     tensor(0.)
     """
 
-    def __init__(self, reduction: Reduction = "mean") -> None:
-        super().__init__()
-        check_choice("reduction", reduction, _REDUCTIONS)
-        self.reduction: Reduction = reduction
-
     def forward(self, logits_a: Tensor, logits_b: Tensor) -> Tensor:
-        """Compute the loss; see :func:`symmetric_kl_loss`."""
+        """Compute the loss; see :func:`~resup.losses.symmetric_kl_loss`."""
         return symmetric_kl_loss(logits_a, logits_b, self.reduction)

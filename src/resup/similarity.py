@@ -95,7 +95,7 @@ def cosine_label_similarity(logits: Tensor, targets: Tensor) -> Tensor:
     -------
     Tensor of shape (N,)
         S in [0, 1]: 1 for a certain prediction of the label, :math:`1/\sqrt C` for a uniform one.
-        Device, dtype, gradients and errors as in :func:`log_label_similarity`.
+        Device, dtype, gradients and errors as in :func:`~resup.log_label_similarity`.
 
     References
     ----------
@@ -134,7 +134,7 @@ def scaled_loss_signal(logits: Tensor, targets: Tensor, cap: float | None = None
     Returns
     -------
     Tensor of shape (N,)
-        In [0, 1]. Device, dtype and errors as in :func:`log_label_similarity`.
+        In [0, 1]. Device, dtype and errors as in :func:`~resup.log_label_similarity`.
 
     Raises
     ------

@@ -82,7 +82,7 @@ class CoTrainer(NetworkPair):
         sees what the paper's does, ``BetaMixture.as_published()`` is the authors' program; any
         estimator with `fit` and `predict_proba` will do (:class:`resup.posterior.AnyMixture`).
     signal : {"similarity", "loss"} or callable, default="similarity"
-        What the mixtures are fitted to, as in :class:`SampleWeigher`.
+        What the mixtures are fitted to, as in :class:`~resup.SampleWeigher`.
     similarities : {"step", "pass"}, default="step"
         Where the similarities for the mixture come from: the training steps of the epoch, at no
         cost, or a pass in eval mode over the training data after it, as the authors' program does.
