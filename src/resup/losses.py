@@ -157,7 +157,8 @@ def symmetric_kl_loss(logits_a: Tensor, logits_b: Tensor, reduction: Reduction =
     logits_a, logits_b : Tensor of shape (N, C)
         Unnormalised class scores of network A and network B, of any floating dtype.
     reduction : {"mean", "sum", "none"}, default="mean"
-        Over the samples; over the classes it is a sum, unlike in :func:`~resup.losses.consistency_loss`.
+        Over the samples; over the classes it is a sum, unlike in
+        :func:`~resup.losses.consistency_loss`.
 
     Returns
     -------
@@ -255,7 +256,9 @@ class ConsistencyLoss(_PairLoss):
 
 
 class SymmetricKLLoss(_PairLoss):
-    """Module form of :func:`~resup.losses.symmetric_kl_loss`: ``CoTrainer(..., consistency=SymmetricKLLoss())``.
+    """Module form of :func:`~resup.losses.symmetric_kl_loss`.
+
+    For ``CoTrainer(..., consistency=SymmetricKLLoss())``.
 
     Parameters
     ----------
