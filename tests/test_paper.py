@@ -359,7 +359,8 @@ def test_a_table(cifar, tmp_path):
     assert again.stdout.splitlines()[-5:] == done.stdout.splitlines()[-5:]
     assert len(written.read_text().splitlines()) == 4
     written.unlink()  # what the runs have left is enough
-    assert script("reproduce.py", *arguments, "--seeds", "0", "0").stdout == done.stdout
+    again = script("reproduce.py", *arguments, "--seeds", "0", "0")
+    assert sorted(again.stdout.splitlines()) == sorted(done.stdout.splitlines())
     assert len(written.read_text().splitlines()) == 4
 
 
