@@ -208,3 +208,22 @@ def test_paths(tmp_path):
     with pytest.raises(IsADirectoryError, match="checkpoint must be a file, got the folder"):
         trainer.fit(loader, 2, checkpoint=tmp_path)
     assert trainer.epoch == 1
+
+
+def test_one_file_by_two_names_restarts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trainer, loader = make()
+    trainer.fit(loader, 1, checkpoint="here.pt", resume=tmp_path / "here.pt")
+    assert (tmp_path / "here.pt").exists()
+
+
+def test_a_state_without_random_states_or_parts(tmp_path):
+    trainer, loader = make()
+    trainer.fit(loader, 1)
+    save_checkpoint(trainer.state_dict(), tmp_path / "own.pt")
+    other, _ = make()
+    assert other.fit(loader, 2, resume=tmp_path / "own.pt").epoch == 2
+    state = trainer.state_dict()
+    del state["models"], state["scaler"]
+    with pytest.raises(ValueError, match="state lacks models, scaler"):
+        other.load_state_dict(state)
