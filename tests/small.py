@@ -38,3 +38,12 @@ def states(models):
 def assert_same(first, second):
     for a, b in zip(states(first), states(second), strict=True):
         assert torch.equal(a, b)
+
+
+def logits_like_a_network(n=2000, c=5, networks=2):
+    targets = torch.randint(c, (n,))
+    logits = torch.randn(networks, n, c)
+    right = torch.rand(n) < 0.7
+    shown = torch.where(right, targets, (targets + 1) % c)
+    logits[:, torch.arange(n), shown] += 4
+    return logits, targets, right

@@ -314,7 +314,9 @@ def test_a_shuffling_loader_is_refused_by_the_recorder():
 @pytest.mark.parametrize("rate", [10, -0.1, np.nan])
 def test_a_rate_that_is_no_share(rate):
     report = LabelReport.ranked([0], [1], [True], [0.1], [0.2])
-    with pytest.raises(ValueError, match=r"false_discovery_rate must be .* in \[0, 1\], got"):
+    with pytest.raises(
+        ValueError, match=r"discovery_rate must be a finite number in \[0, 1\], got"
+    ):
         report.suspects(rate)
 
 

@@ -164,7 +164,7 @@ class DecoyAccumulator(StateModule):
     def next_labels(self, targets: Tensor, n_classes: int) -> Tensor:
         """Labels of the next decoys, (N,); the call counts."""
         before = self.contradictions.shape[1]
-        if before != n_classes and before and self.began:
+        if self.began and before != n_classes:
             raise ValueError(
                 f"logits must have {before} classes until the next reset, got {n_classes}"
             )

@@ -61,9 +61,7 @@ class NetworkPair:
             samples += len(targets)
         if not samples:
             raise ValueError("the loader to evaluate gave no sample")
-        return global_means(
-            {f"accuracy_{n}": (k, samples) for n, k in zip("ab", right, strict=True)}
-        )
+        return global_means({"accuracy_a": (right[0], samples), "accuracy_b": (right[1], samples)})
 
     def _predict(
         self, loader: Iterable[Any], rewind: bool = True

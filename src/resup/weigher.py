@@ -208,17 +208,17 @@ class SampleWeigher(StateModule):
         Where nothing was shown, the last mixtures stay.
         """
         add_up(self.seen.counts)
-        shown = bool(self.seen.counts.any())
-        if shown:
-            self.fitted_counts.copy_(self.seen.counts)
-            if self.decoys is not None:
-                add_up(self.decoys.histograms.counts)
-                add_up(self.decoys.contradictions)
-                self.fitted_decoys.copy_(self.decoys.histograms.counts)
-                self._remember_rates(self.decoys.contradictions)
+        if not self.seen.counts.any():
+            self.reset()
+            return
+        self.fitted_counts.copy_(self.seen.counts)
+        if self.decoys is not None:
+            add_up(self.decoys.histograms.counts)
+            add_up(self.decoys.contradictions)
+            self.fitted_decoys.copy_(self.decoys.histograms.counts)
+            self._remember_rates(self.decoys.contradictions)
         self.reset()
-        if shown:
-            self._fit()
+        self._fit()
 
     def reset(self) -> None:
         """Forget what was shown since the last `refit`."""
