@@ -4,29 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ._module import StateModule
 from ._validation import check_stacked
-from .histogram import FIRST, N_BINS, SHIFT, SMALLEST, SimilarityHistogram
+from .histogram import LOGIT_EDGES, N_BINS, SimilarityHistogram
 from .similarity import Signal, check_signal, log_signal
 
 __all__ = ["DecoyAccumulator", "HistogramAccumulator"]
 
 
-def device_bin_index(log_s: Tensor, log_1ms: Tensor) -> Tensor:
-    """Bin of each similarity, as :func:`resup.histogram.bin_index`, from log S and log(1 - S)."""
-    upper = log_s > log_1ms
-    x = torch.minimum(log_s, log_1ms).float().exp().clamp(SMALLEST, 0.49999997)
-    lower_bin = (x.view(torch.int32) >> SHIFT) - FIRST
-    return torch.where(upper, N_BINS - 1 - lower_bin, lower_bin).long().clamp(0, N_BINS - 1)
+class Bins(StateModule):
+    """The bins of :class:`resup.SimilarityHistogram` on a device, by their edges in logit S."""
 
+    edges: Tensor
 
-def binned(log_s: Tensor, log_1ms: Tensor) -> tuple[Tensor, Tensor]:
-    """Bin of each similarity, and its weight there: 1, or 0 where a logarithm is NaN; float64."""
-    known = log_s + log_1ms <= 0
-    return device_bin_index(log_s, log_1ms), known.double()
+    def __init__(self) -> None:
+        super().__init__()
+        edges = torch.tensor(LOGIT_EDGES, dtype=torch.float32)
+        self.register_buffer("edges", edges, persistent=False)
+
+    def forward(self, log_s: Tensor, log_1ms: Tensor) -> tuple[Tensor, Tensor]:
+        """Bin of each similarity, and its weight there: 1, or 0 where it is NaN; float64."""
+        logit = (log_s - log_1ms).float()
+        return torch.bucketize(logit, self.edges), (logit == logit).double()
 
 
 class HistogramAccumulator(StateModule):
@@ -63,6 +66,7 @@ class HistogramAccumulator(StateModule):
 
     def __init__(self, groups: int = 1) -> None:
         super().__init__()
+        self.bins = Bins()
         self.register_buffer("counts", torch.zeros(groups, N_BINS, dtype=torch.float64))
 
     @torch.no_grad()
@@ -84,11 +88,11 @@ class HistogramAccumulator(StateModule):
                 f"got {tuple(log_s.shape)} and {tuple(log_1ms.shape)}"
             )
         log_s, log_1ms = log_s.expand(groups, -1), log_1ms.expand(groups, -1)
-        index, ones = binned(log_s, log_1ms)
+        index, ones = self.bins(log_s, log_1ms)
         self.add(index, ones if weights is None else ones * weights)
 
     def add(self, index: Tensor, weights: Tensor) -> None:
-        """Add similarities by their bins and weights there, (groups, N), as `binned` gives them."""
+        """Add similarities by their bins and weights there, (groups, N), as `bins` gives them."""
         self.counts.scatter_add_(1, index, weights)
 
     def reset(self) -> None:
@@ -100,8 +104,8 @@ class HistogramAccumulator(StateModule):
         return SimilarityHistogram(self.counts[group])
 
 
-CONFIDENCE_BINS = 76
-_LOWEST, _PER_UNIT = -5.0, 4.0  # of the logit of the highest probability
+CONFIDENCE_BINS = 76  # of the highest probability
+CONFIDENCE_EDGES = -np.logaddexp(0, 5 - np.arange(1, CONFIDENCE_BINS) / 4)  # its logarithm
 
 
 class DecoyAccumulator(StateModule):
@@ -128,6 +132,7 @@ class DecoyAccumulator(StateModule):
         first call.
     """
 
+    edges: Tensor
     shift: Tensor
     contradictions: Tensor
 
@@ -138,7 +143,9 @@ class DecoyAccumulator(StateModule):
         self.signal = signal
         self.began = False  # known to the host, unlike the counts
         self.histograms = HistogramAccumulator(groups)
-        self.register_buffer("shift", torch.zeros((), dtype=torch.int64))
+        edges = torch.tensor(CONFIDENCE_EDGES, dtype=torch.float32)
+        self.register_buffer("edges", edges, persistent=False)
+        self.register_buffer("shift", torch.zeros((), dtype=torch.int64))  # of the last decoys
         self.register_buffer("contradictions", self._no_contradictions(0))
 
     def _no_contradictions(self, n_classes: int) -> Tensor:
@@ -159,7 +166,8 @@ class DecoyAccumulator(StateModule):
         """
         check_stacked(logits, targets, self.groups)
         decoys = self.next_labels(targets, logits.shape[2])
-        self.add(logits, targets, *binned(*log_signal(self.signal, logits, decoys)))
+        bins = self.histograms.bins(*log_signal(self.signal, logits, decoys))
+        self.add(logits, targets, *bins)
 
     def next_labels(self, targets: Tensor, n_classes: int) -> Tensor:
         """Labels of the next decoys, (N,); the call counts."""
@@ -168,27 +176,23 @@ class DecoyAccumulator(StateModule):
             raise ValueError(
                 f"logits must have {before} classes until the next reset, got {n_classes}"
             )
-        decoys = (targets.long() + 1 + self.shift % (n_classes - 1)) % n_classes
-        self.shift += 1
-        return decoys
+        self.shift.remainder_(n_classes - 1).add_(1)
+        return (targets.long() + self.shift) % n_classes
 
     @torch.no_grad()
     def add(self, logits: Tensor, targets: Tensor, index: Tensor, weights: Tensor) -> None:
         """Add a batch whose decoys have these bins and weights, (groups, N)."""
         self.histograms.add(index, weights)
-        groups, n, c = logits.shape
-        if self.contradictions.shape[1] != c:
-            self.contradictions = self._no_contradictions(c)
+        n_classes = logits.shape[2]
+        if self.contradictions.shape[1] != n_classes:
+            self.contradictions = self._no_contradictions(n_classes)
         self.began = True
-        z = logits.reshape(-1, c).float()
-        top, predicted = z.max(1)
-        odds = (z - top[:, None]).exp().scatter(1, predicted[:, None], 0).sum(1)  # against it
-        confidence = (odds.log() * -_PER_UNIT - _LOWEST * _PER_UNIT).clamp(0, CONFIDENCE_BINS - 1)
-        cell = (predicted * CONFIDENCE_BINS + confidence.nan_to_num(0).long()).view(groups, n)
-        wrong = predicted.view(groups, n) != targets
-        counts = self.contradictions.view(groups, -1)
-        known = (odds >= 0).view(groups, n).to(counts.dtype)
-        counts.scatter_add_(1, 2 * cell + wrong, known)
+        highest, predicted = logits.float().log_softmax(-1).max(-1)
+        confidence = torch.bucketize(highest, self.edges)
+        cell = torch.add(confidence, predicted, alpha=CONFIDENCE_BINS)
+        index = torch.add(predicted != targets, cell, alpha=2)
+        counts = self.contradictions.view(len(logits), -1)
+        counts.scatter_add_(1, index, (highest == highest).to(counts.dtype))
 
     def reset(self) -> None:
         """Forget all samples; the shift goes on."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import logit
 from typing_extensions import Self
 
 __all__ = ["SimilarityHistogram"]
@@ -24,6 +25,8 @@ _edges = (np.arange(FIRST, FIRST + HALF + 1, dtype=np.int32) << SHIFT).view(np.f
 _centres = (_edges[:-1].astype(np.float64) + _edges[1:]) / 2
 _centres[0] = SMALLEST
 CENTRES: Array = np.concatenate([_centres, 1 - _centres[::-1]])
+_lower = logit(_edges[1:-1].astype(np.float64))
+LOGIT_EDGES: Array = np.concatenate([_lower, [0.0], -_lower[::-1]])
 
 # A key is the shifted bits of S - round(S): x, and a sign for S > 1/2. All below the first bin
 # joins it.

@@ -15,7 +15,7 @@ from typing_extensions import Self
 from ._base import ALWAYS_RIGHT, LogOdds
 from ._checks import check_methods
 from ._module import StateModule
-from .accumulator import device_bin_index
+from .accumulator import Bins
 from .histogram import CENTRES, N_BINS, SimilarityHistogram, as_similarities, in_range, to_numpy
 
 __all__ = ["AnyMixture", "Posterior", "TablePosterior"]
@@ -151,6 +151,7 @@ class TablePosterior(StateModule):
 
     def __init__(self, groups: int = 1) -> None:
         super().__init__()
+        self.bins = Bins()
         self.register_buffer("table", torch.ones(groups, N_BINS))
 
     def load(self, mixture: Any, group: int = 0) -> Self:
@@ -177,9 +178,9 @@ class TablePosterior(StateModule):
     @torch.no_grad()
     def forward(self, log_s: Tensor, log_1ms: Tensor) -> Tensor:
         """Weigh similarities given by their logarithms, as :meth:`resup.Posterior.forward`."""
-        index = device_bin_index(log_s, log_1ms).expand(len(self.table), -1)
-        unknown = log_s.isnan() | log_1ms.isnan()
-        weights = self.table.gather(1, index).masked_fill(unknown, torch.nan)
+        index, known = self.bins(log_s, log_1ms)
+        weights = self.table.gather(1, index.expand(len(self.table), -1))
+        weights = weights.masked_fill(known == 0, torch.nan)
         return weights if len(self.table) > 1 else weights.view(log_s.shape)
 
 

@@ -75,8 +75,9 @@ def _log_similarity(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         top, place = rest.max(-1, keepdim=True)
         log_1ms2 = (top - torch.log_softmax(rest, -1).gather(-1, place))[..., 0].clamp(max=0)
         s = log_s.exp()
-        small = torch.log1p(-s.clamp(max=0.5))  # where the difference below would cancel
-        return log_s, torch.where(s < 0.5, small, log_1ms2 - s.log1p())
+        small = s < 0.5  # the difference below would cancel
+        other = torch.where(small, -s, s).log1p()
+        return log_s, torch.where(small, other, log_1ms2 - other)
 
 
 def cosine_label_similarity(logits: Tensor, targets: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from ._base import SimilarityMixture
 from ._checks import check_number
 from ._module import StateModule
 from ._validation import check_stacked
-from .accumulator import DecoyAccumulator, HistogramAccumulator, binned
+from .accumulator import DecoyAccumulator, HistogramAccumulator
 from .balance import ClassBalance
 from .decoy import DecoyMixture, contradiction_rate, held_to_rate
 from .distributed import add_up
@@ -186,7 +186,7 @@ class SampleWeigher(StateModule):
         else:  # the samples and their decoys at once
             labels = torch.stack([targets, self.decoys.next_labels(targets, logits.shape[-1])])
             both = log_signal(self.signal, logits, labels)
-            (index, decoy_index), (known, decoy_known) = binned(*both)
+            (index, decoy_index), (known, decoy_known) = self.seen.bins(*both)
             self.seen.add(index, known)
             self.decoys.add(logits, targets, decoy_index, decoy_known)
             log_s, log_1ms = both[0][0], both[1][0]
