@@ -55,7 +55,7 @@ def test_contradictions_are_counted_by_class_and_confidence(c):
         for z, label in zip(rows, targets.tolist(), strict=True):
             top = z.argmax()
             logit = -np.log(np.exp(np.delete(z - z[top], top)).sum())  # of the highest probability
-            place = int(np.clip(4 * (logit + 5), 0, CONFIDENCE_BINS - 1))
+            place = int(np.clip(4 * (logit + 4.75), 0, CONFIDENCE_BINS - 1))
             expected[group, top, place, int(top != label)] += 1
     got = accumulator.contradictions.numpy()
     assert (np.abs(np.cumsum(got - expected, axis=2)) <= 1).all()

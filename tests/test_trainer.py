@@ -43,7 +43,7 @@ def test_a_weighted_step_is_equation_6():
     train = data(64)
     t = trainer()
     t.weigher.negligible_noise = 0.0
-    t.fit(DataLoader(train, 64), 2)
+    t.fit(DataLoader(train, 64), 20)
     x, y = train.tensors
     a, b = (m(x).detach() for m in t.models)
     weights = copy.deepcopy(t.weigher)(torch.stack([a, b]), y)

@@ -104,8 +104,8 @@ class HistogramAccumulator(StateModule):
         return SimilarityHistogram(self.counts[group])
 
 
-CONFIDENCE_BINS = 76  # of the highest probability
-CONFIDENCE_EDGES = -np.logaddexp(0, 5 - np.arange(1, CONFIDENCE_BINS) / 4)  # its logarithm
+CONFIDENCE_BINS = 75  # of the highest probability
+CONFIDENCE_EDGES = -np.logaddexp(0, 4.75 - np.arange(1, CONFIDENCE_BINS) / 4)  # its logarithm
 
 
 class DecoyAccumulator(StateModule):
@@ -126,15 +126,19 @@ class DecoyAccumulator(StateModule):
     ----------
     histograms : HistogramAccumulator
         Of the decoys.
-    contradictions : Tensor of shape (groups, C, 76, 2), int32
+    contradictions : Tensor of shape (groups, C, 75, 2), int32
         Samples by predicted class, by bin of the highest probability, and by whether the label
         contradicts the prediction; for :func:`resup.decoy.contradiction_rate`. C is 0 before the
         first call.
+    disputes : Tensor of shape (groups, 75, 2), int32
+        Samples by bin of the highest probability, and by whether the networks predict different
+        classes.
     """
 
     edges: Tensor
     shift: Tensor
     contradictions: Tensor
+    disputes: Tensor
 
     def __init__(self, groups: int = 1, signal: Signal = "similarity") -> None:
         super().__init__()
@@ -147,6 +151,8 @@ class DecoyAccumulator(StateModule):
         self.register_buffer("edges", edges, persistent=False)
         self.register_buffer("shift", torch.zeros((), dtype=torch.int64))  # of the last decoys
         self.register_buffer("contradictions", self._no_contradictions(0))
+        disputes = torch.zeros(groups, CONFIDENCE_BINS, 2, dtype=torch.int32)
+        self.register_buffer("disputes", disputes)
 
     def _no_contradictions(self, n_classes: int) -> Tensor:
         shape = (self.groups, n_classes, CONFIDENCE_BINS, 2)
@@ -191,13 +197,16 @@ class DecoyAccumulator(StateModule):
         confidence = torch.bucketize(highest, self.edges)
         cell = torch.add(confidence, predicted, alpha=CONFIDENCE_BINS)
         index = torch.add(predicted != targets, cell, alpha=2)
-        counts = self.contradictions.view(len(logits), -1)
-        counts.scatter_add_(1, index, (highest == highest).to(counts.dtype))
+        known = (highest == highest).int()
+        self.contradictions.view(len(logits), -1).scatter_add_(1, index, known)
+        index = torch.add((predicted != predicted[0]).any(0), confidence, alpha=2)
+        self.disputes.view(len(logits), -1).scatter_add_(1, index, known)
 
     def reset(self) -> None:
         """Forget all samples; the shift goes on."""
         self.histograms.reset()
         self.contradictions.zero_()
+        self.disputes.zero_()
         self.began = False
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:

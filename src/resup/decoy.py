@@ -369,15 +369,20 @@ def contradiction_rate(counts: ArrayLike) -> float:
         raise ValueError(f"counts must have shape (C, B, 2), got {samples.shape}")
     if not np.isfinite(samples).all() or (samples < 0).any():
         raise ValueError("counts must be finite and not negative")
-    from_top = samples[:, ::-1].cumsum(1)
+    n = samples.sum((1, 2))
+    all_ = samples[..., 1].sum(1) / np.maximum(n, 1)
+    by_class = np.clip((of_surest(samples) - OWN_ERROR * all_) / (1 - OWN_ERROR), 0, 1)
+    return float(n @ by_class / max(n.sum(), 1))
+
+
+def of_surest(counts: Array) -> Array:
+    """Share of the second kind in the surest tenth of each group, for counts (groups, B, 2)."""
+    from_top = counts[:, ::-1].cumsum(1)
     n = from_top.sum(2)
-    cut = (n < SUREST * n[:, -1:]).sum(1)  # the bin at which the share is reached
-    classes = np.arange(len(n))
-    sure, all_ = (
-        from_top[classes, last, 1] / np.maximum(n[classes, last], 1) for last in (cut, -1)
-    )
-    by_class = np.clip((sure - OWN_ERROR * all_) / (1 - OWN_ERROR), 0, 1)
-    return float(n[:, -1] @ by_class / max(n[:, -1].sum(), 1))
+    cut = (n < SUREST * n[:, -1:]).sum(1)  # the bin at which the tenth is reached
+    groups = np.arange(len(n))
+    shares: Array = from_top[groups, cut, 1] / np.maximum(n[groups, cut], 1)
+    return shares
 
 
 def transition(confusion: ArrayLike, smoothing: float = 0.02) -> Array:

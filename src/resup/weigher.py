@@ -17,7 +17,7 @@ from ._module import StateModule
 from ._validation import check_stacked
 from .accumulator import DecoyAccumulator, HistogramAccumulator
 from .balance import ClassBalance
-from .decoy import DecoyMixture, contradiction_rate, held_to_rate
+from .decoy import DecoyMixture, contradiction_rate, held_to_rate, of_surest
 from .distributed import add_up
 from .histogram import SimilarityHistogram
 from .posterior import AnyMixture, Posterior, TablePosterior
@@ -26,6 +26,7 @@ from .similarity import Signal, check_signal, log_signal
 __all__ = ["SampleWeigher"]
 
 
+DISPUTED, MOSTLY_DISPUTED = 0.3, 0.5  # of the surest predictions, where networks know too little
 MAJORITY = 0.5
 BELIEVED = 2  # times the noise rate seen: as much of a rate found before is held
 FIRST_SURPLUS = 0.05  # of the rate seen after the first epoch, when a network still errs most
@@ -55,6 +56,9 @@ class SampleWeigher(StateModule):
         memorised, so two noise rates are remembered. The one seen: the highest that two epochs in a
         row have shown, or that the decoys account for where this is more. The one found: the
         highest of three fits in a row; the next fit finds no less, up to twice the one seen.
+        Both count from the epoch on in which the networks differ on at most 0.3 of their surest
+        predictions, and the weights stay 1 while these are more than one half and become fewer:
+        networks that contradict each other know too little to contradict labels.
         In a network's first fit no label is taken to be less likely right than 0.4 of the share of
         right labels that it contradicts. In training, the mean posterior of a wrong label is at
         most one half until three fits in a row have found more, since networks that know little
@@ -119,6 +123,8 @@ class SampleWeigher(StateModule):
     fitted_decoys: Tensor
     rates: Tensor
     found: Tensor
+    disputed: Tensor
+    waiting: Tensor
 
     def __init__(
         self,
@@ -150,6 +156,9 @@ class SampleWeigher(StateModule):
             # of each network: hit rate, rate seen last, rate remembered, rate of the decoys, share
             # of labels contradicted
             self.register_buffer("rates", torch.full((networks, 5), torch.nan, dtype=torch.float64))
+            # lowest share so far of their surest predictions on which the networks differ
+            self.register_buffer("disputed", torch.tensor(torch.inf))
+            self.register_buffer("waiting", torch.tensor(True))  # meanwhile every weight is 1
             # noise rates of each network: the last two found, the highest found three times
             self.register_buffer("found", torch.zeros(networks, 3, dtype=torch.float64))
             self.balance = ClassBalance(networks)
@@ -215,7 +224,11 @@ class SampleWeigher(StateModule):
         if self.decoys is not None:
             add_up(self.decoys.histograms.counts)
             add_up(self.decoys.contradictions)
+            add_up(self.decoys.disputes)
             self.fitted_decoys.copy_(self.decoys.histograms.counts)
+            if not self._know_enough():  # what they showed until now is no evidence
+                self.rates.fill_(torch.nan)
+            self._remember_disputes(self.decoys.disputes)
             self._remember_rates(self.decoys.contradictions)
         self.reset()
         self._fit()
@@ -226,6 +239,16 @@ class SampleWeigher(StateModule):
         if self.decoys is not None:
             self.decoys.reset()
             self.balance.reset()
+
+    def _know_enough(self) -> bool:
+        return self.disputed.item() <= DISPUTED
+
+    def _remember_disputes(self, disputes: Tensor) -> None:
+        if not disputes.any():
+            return
+        now = float(of_surest(disputes.cpu().numpy()).max())
+        self.waiting &= MOSTLY_DISPUTED < now < self.disputed.item()
+        self.disputed.clamp_(max=now)
 
     def _remember_rates(self, contradictions: Tensor) -> None:
         for network, counts in enumerate(contradictions.cpu().numpy()):
@@ -277,15 +300,16 @@ class SampleWeigher(StateModule):
     def _load_weights(
         self, network: int, mixture: Any, histogram: SimilarityHistogram, again: bool
     ) -> None:
-        rate, most = self.noise_rates_[-1], 1.0
+        rate, most, waiting = self.noise_rates_[-1], 1.0, False
         if self.decoys is not None:
-            if not again:
+            if not again and self._know_enough():
                 self._remember_found(network, rate)
             most = max(MAJORITY, self.found[network, 2].item())
-            most_wrong = max(rate, most) > MAJORITY
+            waiting = bool(self.waiting)
+            most_wrong = max(rate, most) > MAJORITY and not waiting
             self.balance.on[network] = most_wrong
             self.balanced |= most_wrong
-        if rate < self.negligible_noise:
+        if waiting or rate < self.negligible_noise:
             self.weight.reset(network)
         elif rate > most:
             odds = held_to_rate(mixture.log_odds_, histogram.centres, histogram.counts, most)

@@ -1,0 +1,97 @@
+"""Networks that contradict each other know too little to contradict labels."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from mixtures import shown
+from sklearn.datasets import load_digits
+from small import logits_like_a_network
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from resup import CoTrainer, SampleWeigher
+from resup.accumulator import CONFIDENCE_EDGES, DecoyAccumulator
+from resup.decoy import of_surest
+
+
+def disputed(share, n=2000, c=5):
+    """Logits of two sure networks that differ on this share of the samples, and random labels."""
+    predicted = torch.randint(c, (n,)).repeat(2, 1)
+    predicted[1] = (predicted[1] + (torch.rand(n) < share)) % c
+    return 6 * nn.functional.one_hot(predicted, c) + torch.randn(2, n, c), torch.randint(c, (n,))
+
+
+def test_disputes_are_counted_by_confidence():
+    logits, targets = 3 * torch.randn(3, 400, 4), torch.randint(4, (400,))
+    logits[:, 200:] = logits[0, 200:] * torch.tensor([1, 2, 3])[:, None, None]
+    logits[1, 7, 0] = torch.nan
+    accumulator = DecoyAccumulator(3)
+    accumulator.update(logits, targets)
+    p, predicted = logits.double().softmax(-1).max(-1)
+    alone = (predicted != predicted[0]).any(0).long()
+    for group, counts in enumerate(accumulator.disputes.numpy()):
+        known = ~p[group].isnan()
+        places = np.searchsorted(CONFIDENCE_EDGES, p[group][known].log().numpy())
+        expected = np.zeros_like(counts)
+        np.add.at(expected, (places, alone[known].numpy()), 1)
+        np.testing.assert_array_equal(counts.sum(0), expected.sum(0))
+        assert np.abs(np.cumsum(counts - expected, 0)).max() <= 1
+    accumulator.reset()
+    assert not accumulator.disputes.any()
+
+
+def test_the_surest_tenth():
+    counts = np.zeros((1, 5, 2), int)
+    counts[0, 4], counts[0, 3], counts[0, 0] = (3, 1), (5, 1), (0, 90)
+    assert of_surest(counts) == pytest.approx([0.2])  # four are no tenth of a hundred yet
+    assert of_surest(np.zeros((2, 5, 2))).tolist() == [0, 0]
+
+
+def test_weights_wait_while_disputes_are_many_and_become_fewer():
+    weigher = SampleWeigher()
+    for share, waits in ((0.9, True), (0.7, True), (0.75, False), (0.6, False)):
+        shown(weigher, *disputed(share))
+        weights = weigher(*disputed(share), record=False)
+        assert bool((weights == 1).all()) == waits
+        assert len(weigher.mixtures_) == 2  # it can be asked all the same
+        other = SampleWeigher()
+        other.load_state_dict(copy.deepcopy(weigher.state_dict()))
+        batch = disputed(share)
+        assert torch.equal(other(*batch, record=False), weigher(*batch, record=False))
+
+
+def test_what_disputing_networks_showed_is_forgotten():
+    logits, targets, _ = logits_like_a_network()
+    late, fresh = SampleWeigher(), SampleWeigher()
+    for share in (0.9, 0.8, 0.9, 0.9):
+        shown(late, *disputed(share))
+    assert min(late.noise_rates_) > 0.6
+    for weigher in (late, fresh):
+        for _ in range(3):
+            weigher.decoys.shift.fill_(0)
+            shown(weigher, logits, targets)
+    assert late.noise_rates_ == fresh.noise_rates_
+    torch.testing.assert_close(late.rates, fresh.rates)
+    torch.testing.assert_close(late.found, fresh.found)
+
+
+def test_one_network_has_none_to_differ_from():
+    weigher = SampleWeigher(networks=1)
+    logits, targets = disputed(0.9)
+    shown(weigher, logits[:1], targets)
+    assert weigher(logits[:1], targets).mean() < 0.9
+
+
+def test_few_clean_samples_are_left_alone():
+    """A noise rate of the first epochs, when each network guesses, used to be held for good."""
+    images, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(labels))
+    x, y = torch.tensor(images[order] / 16, dtype=torch.float32), torch.tensor(labels[order])
+    nets = [nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)) for _ in "ab"]
+    optimizer = torch.optim.Adam([p for net in nets for p in net.parameters()], 1e-3)
+    trainer = CoTrainer(nets, optimizer, progress=False)
+    trainer.fit(DataLoader(TensorDataset(x[:600], y[:600]), 32, shuffle=True), 20)
+    assert max(trainer.weigher.noise_rates_) < 0.15
+    assert (nets[0](x[600:]).argmax(1) == y[600:]).float().mean() > 0.85
