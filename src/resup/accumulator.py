@@ -133,12 +133,15 @@ class DecoyAccumulator(StateModule):
     disputes : Tensor of shape (groups, 75, 2), int32
         Samples by bin of the highest probability, and by whether the networks predict different
         classes.
+    labels : Tensor of shape (C,), int32
+        Samples by given label.
     """
 
     edges: Tensor
     shift: Tensor
     contradictions: Tensor
     disputes: Tensor
+    labels: Tensor
 
     def __init__(self, groups: int = 1, signal: Signal = "similarity") -> None:
         super().__init__()
@@ -150,14 +153,17 @@ class DecoyAccumulator(StateModule):
         edges = torch.tensor(CONFIDENCE_EDGES, dtype=torch.float32)
         self.register_buffer("edges", edges, persistent=False)
         self.register_buffer("shift", torch.zeros((), dtype=torch.int64))  # of the last decoys
-        self.register_buffer("contradictions", self._no_contradictions(0))
-        disputes = torch.zeros(groups, CONFIDENCE_BINS, 2, dtype=torch.int32)
-        self.register_buffer("disputes", disputes)
+        counts = torch.zeros(groups, CONFIDENCE_BINS, 2, dtype=torch.int32)
+        self.register_buffer("disputes", counts)
+        self.register_buffer("contradictions", counts.new_zeros(0))
+        self.register_buffer("labels", counts.new_zeros(0))
+        self._make_room(0)
 
-    def _no_contradictions(self, n_classes: int) -> Tensor:
-        shape = (self.groups, n_classes, CONFIDENCE_BINS, 2)
+    def _make_room(self, n_classes: int) -> None:
+        shape = self.groups, n_classes, CONFIDENCE_BINS, 2
         with torch.inference_mode(False):  # a first batch may come in it, a later one not
-            return torch.zeros(shape, dtype=torch.int32, device=self.shift.device)
+            self.contradictions = self.disputes.new_zeros(shape)
+            self.labels = self.disputes.new_zeros(n_classes)
 
     @torch.no_grad()
     def update(self, logits: Tensor, targets: Tensor) -> None:
@@ -177,7 +183,7 @@ class DecoyAccumulator(StateModule):
 
     def next_labels(self, targets: Tensor, n_classes: int) -> Tensor:
         """Labels of the next decoys, (N,); the call counts."""
-        before = self.contradictions.shape[1]
+        before = len(self.labels)
         if self.began and before != n_classes:
             raise ValueError(
                 f"logits must have {before} classes until the next reset, got {n_classes}"
@@ -190,8 +196,8 @@ class DecoyAccumulator(StateModule):
         """Add a batch whose decoys have these bins and weights, (groups, N)."""
         self.histograms.add(index, weights)
         n_classes = logits.shape[2]
-        if self.contradictions.shape[1] != n_classes:
-            self.contradictions = self._no_contradictions(n_classes)
+        if len(self.labels) != n_classes:
+            self._make_room(n_classes)
         self.began = True
         highest, predicted = logits.float().log_softmax(-1).max(-1)
         confidence = torch.bucketize(highest, self.edges)
@@ -201,17 +207,21 @@ class DecoyAccumulator(StateModule):
         self.contradictions.view(len(logits), -1).scatter_add_(1, index, known)
         index = torch.add((predicted != predicted[0]).any(0), confidence, alpha=2)
         self.disputes.view(len(logits), -1).scatter_add_(1, index, known)
+        self.labels.scatter_add_(0, targets.long(), known[0])
+
+    def counts(self) -> tuple[Tensor, ...]:
+        """All that is counted, for sums over processes."""
+        return self.histograms.counts, self.contradictions, self.disputes, self.labels
 
     def reset(self) -> None:
         """Forget all samples; the shift goes on."""
-        self.histograms.reset()
-        self.contradictions.zero_()
-        self.disputes.zero_()
+        for counts in self.counts():
+            counts.zero_()
         self.began = False
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         counts = state_dict.get(f"{prefix}contradictions")
         if counts is not None:  # C is known only from the first batch on
-            self.contradictions = self._no_contradictions(counts.shape[1])
+            self._make_room(counts.shape[1])
         super()._load_from_state_dict(state_dict, prefix, *args)
         self.began = bool(self.contradictions.any())

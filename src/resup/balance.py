@@ -12,6 +12,33 @@ from ._module import StateModule
 __all__ = ["ClassBalance"]
 
 PRIOR = 8.0  # samples of average weight that each class begins with
+COMMON = 0.5  # of an average share of the labels: a class of more must not be given up
+GIVEN_UP = 0.2  # of as many as its labels: a class that is predicted less often
+
+
+def given_up(predictions: Tensor, labels: Tensor) -> Tensor:
+    """Whether each network hardly ever predicts a class that is common among the labels.
+
+    Parameters
+    ----------
+    predictions : Tensor of shape (groups, C)
+        Samples by predicted class.
+    labels : Tensor of shape (C,)
+        Samples by given label.
+
+    Returns
+    -------
+    Tensor of shape (groups,), bool
+
+    Examples
+    --------
+    >>> import torch
+    >>> from resup.balance import given_up
+    >>> given_up(torch.tensor([[34, 66, 0], [95, 5, 0]]), torch.tensor([50, 40, 10]))
+    tensor([False,  True])
+    """
+    common = labels >= COMMON * labels.sum() / len(labels)
+    return (common & (predictions < GIVEN_UP * labels)).any(1)
 
 
 class ClassBalance(StateModule):
@@ -20,8 +47,8 @@ class ClassBalance(StateModule):
     .. math:: w_i \leftarrow \min\Bigl(1, \; w_i \frac{\bar w}{\bar w_{y_i}}\Bigr)
 
     Networks that do not predict a class yet see nothing right in its labels, give them no weight,
-    and so never learn it. Where few labels are right, this ends with one class predicted for
-    everything. Within a class nothing changes.
+    and so never learn it. Where few labels are right or samples few, this ends with classes that
+    are never predicted. Within a class nothing changes.
 
     Parameters
     ----------

@@ -76,7 +76,7 @@ class CoTrainer(NetworkPair):
     warmup_epochs : int or math.inf, default=1
         Epochs of plain cross-entropy, without consistency, before the first mixture; with infinity
         no mixture is ever fitted. Where networks are hardly above chance after one epoch, as with
-        few samples, give more: a noise rate found too early is held.
+        a few hundred samples, give more.
     mixture : estimator, optional
         Fitted to the similarities of each network; `DecoyMixture()` by default. `BetaMixture()`
         sees what the paper's does, ``BetaMixture.as_published()`` is the authors' program; any

@@ -16,7 +16,7 @@ from ._checks import check_number
 from ._module import StateModule
 from ._validation import check_stacked
 from .accumulator import DecoyAccumulator, HistogramAccumulator
-from .balance import ClassBalance
+from .balance import ClassBalance, given_up
 from .decoy import DecoyMixture, contradiction_rate, held_to_rate, of_surest
 from .distributed import add_up
 from .histogram import SimilarityHistogram
@@ -63,9 +63,10 @@ class SampleWeigher(StateModule):
         right labels that it contradicts. In training, the mean posterior of a wrong label is at
         most one half until three fits in a row have found more, since networks that know little
         yet must not choose what to learn from. To hold a rate, all odds are shifted alike. While a
-        network finds that most labels are wrong, its weights are scaled so that the labels of each
-        class weigh the same on average (:class:`resup.balance.ClassBalance`); a CUDA graph has to
-        be captured anew when a `refit` has changed `balanced`.
+        network finds that most labels are wrong, or hardly ever predicts a class that is common
+        among them, its weights are scaled so that the labels of each class weigh the same on
+        average (:class:`resup.balance.ClassBalance`); a CUDA graph has to be captured anew when a
+        `refit` has changed `balanced`.
     networks : int, default=2
         How many networks are weighed.
     negligible_noise : float, default=0.02
@@ -89,7 +90,8 @@ class SampleWeigher(StateModule):
         The histograms that `mixtures_` were fitted to, for
         ``SimilarityHistogram(weigher.fitted_counts[0])``.
     balanced : bool
-        Whether a network finds most labels wrong, so that classes are kept their share.
+        Whether a network finds most labels wrong or gives up a class, so that classes are kept
+        their share.
 
     Warns
     -----
@@ -124,6 +126,7 @@ class SampleWeigher(StateModule):
     rates: Tensor
     found: Tensor
     disputed: Tensor
+    given_up: Tensor
     waiting: Tensor
 
     def __init__(
@@ -161,6 +164,7 @@ class SampleWeigher(StateModule):
             self.register_buffer("waiting", torch.tensor(True))  # meanwhile every weight is 1
             # noise rates of each network: the last two found, the highest found three times
             self.register_buffer("found", torch.zeros(networks, 3, dtype=torch.float64))
+            self.register_buffer("given_up", torch.zeros(networks, dtype=torch.bool))
             self.balance = ClassBalance(networks)
         self.balanced = False  # known to the host, so that a step may leave the balance out
         self.mixtures_: list[Any] = []
@@ -222,10 +226,11 @@ class SampleWeigher(StateModule):
             return
         self.fitted_counts.copy_(self.seen.counts)
         if self.decoys is not None:
-            add_up(self.decoys.histograms.counts)
-            add_up(self.decoys.contradictions)
-            add_up(self.decoys.disputes)
+            for counts in self.decoys.counts():
+                add_up(counts)
             self.fitted_decoys.copy_(self.decoys.histograms.counts)
+            predictions = self.decoys.contradictions.sum((2, 3))
+            self.given_up.copy_(given_up(predictions, self.decoys.labels))
             if not self._know_enough():  # what they showed until now is no evidence
                 self.rates.fill_(torch.nan)
             self._remember_disputes(self.decoys.disputes)
@@ -306,9 +311,9 @@ class SampleWeigher(StateModule):
                 self._remember_found(network, rate)
             most = max(MAJORITY, self.found[network, 2].item())
             waiting = bool(self.waiting)
-            most_wrong = max(rate, most) > MAJORITY and not waiting
-            self.balance.on[network] = most_wrong
-            self.balanced |= most_wrong
+            unfair = max(rate, most) > MAJORITY or bool(self.given_up[network])
+            self.balance.on[network] = unfair and not waiting
+            self.balanced |= unfair and not waiting
         if waiting or rate < self.negligible_noise:
             self.weight.reset(network)
         elif rate > most:
