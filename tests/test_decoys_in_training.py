@@ -19,7 +19,7 @@ from resup import (
     cosine_label_similarity,
 )
 from resup.accumulator import CONFIDENCE_BINS, DecoyAccumulator
-from resup.weigher import FIRST_DOUBT, FIRST_SURPLUS
+from resup.memory import FIRST_DOUBT, FIRST_SURPLUS
 
 # ---------------------------------------------------------------------------- gathered in the step
 
@@ -121,7 +121,7 @@ def test_weights_are_those_of_a_fit_to_all_decoys():
     s = cosine_label_similarity(logits[0].repeat(9, 1), targets.repeat(9))
     others = torch.cat([(targets + k) % 10 for k in range(1, 10)])
     decoys = cosine_label_similarity(logits[0].repeat(9, 1), others)
-    seen = weigher.rates[0, 1].item() - FIRST_SURPLUS
+    seen = weigher.memory.seen.item() - FIRST_SURPLUS
     errors = ((logits[0].argmax(1) != targets).double().mean().item() - seen) / (1 - seen)
     mixture = DecoyMixture().fit(
         s, decoys, hit_rate=1 / 9, seen_rate=seen, least_probability=FIRST_DOUBT * errors
@@ -154,9 +154,9 @@ def test_the_state_dict_brings_everything_back(epochs, halfway):
 
 
 def test_a_state_dict_of_another_mixture_is_refused():
-    with pytest.raises(RuntimeError, match=r"Missing key.*rates"):
+    with pytest.raises(RuntimeError, match=r"Missing key.*memory"):
         SampleWeigher(DecoyMixture()).load_state_dict(SampleWeigher(BetaMixture()).state_dict())
-    with pytest.raises(RuntimeError, match=r"Unexpected key.*rates"):
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*memory"):
         SampleWeigher(BetaMixture()).load_state_dict(SampleWeigher(DecoyMixture()).state_dict())
 
 
@@ -167,9 +167,10 @@ def test_the_rate_that_two_epochs_showed_is_remembered():
     history = []
     for labels in (truth, targets, targets, truth, truth):
         shown(weigher, logits, labels)
-        history.append(weigher.rates[0].tolist())
-    hits, seen, held, of_decoys, _ = np.transpose(history)
-    assert (hits == 1 / 9).all()
+        memory = weigher.memory
+        history.append([memory.seen.item(), memory.seen_held.item(), memory.of_decoys.item()])
+        assert memory.hit_rate == 1 / 9
+    seen, held, of_decoys = np.transpose(history)
     np.testing.assert_allclose(seen, [0, seen[1], seen[1], 0, 0])
     assert 0.3 < seen[1] < 0.5
     # one epoch alone is not believed, unless the decoys account for what it showed
@@ -182,12 +183,13 @@ def test_a_refit_without_samples_changes_no_weights_and_forgets_no_rate():
     weigher = SampleWeigher(DecoyMixture(), 1)
     weigher.refit()
     assert weigher.mixtures_ == []
-    assert weigher.rates.isnan().all()
-    assert (shown(weigher, logits, targets).rates[0, :2] > 0.05).all()
-    weights, seen = weigher(logits, targets, record=False), weigher.rates.clone()
+    assert weigher.memory.seen.isnan()
+    assert shown(weigher, logits, targets).memory.seen > 0.05
+    weights = weigher(logits, targets, record=False)
+    memory = copy.deepcopy(weigher.memory)
     weigher.refit()
     assert torch.equal(weigher(logits, targets, record=False), weights)
-    torch.testing.assert_close(weigher.rates, seen, equal_nan=True)
+    assert_same_state(weigher.memory, memory)
 
 
 def test_what_is_not_recorded_is_no_decoy():

@@ -224,7 +224,7 @@ def test_a_noise_rate_found_three_times_is_held():
     torch.testing.assert_close(weights, weigher.judge(logits, targets))
     other = SampleWeigher(DecoyMixture())
     other.load_state_dict(copy.deepcopy(weigher.state_dict()))
-    assert torch.equal(other.found, weigher.found)
+    assert torch.equal(other.memory.found_held, weigher.memory.found_held)
     assert torch.equal(other(logits, targets, record=False), weigher(logits, targets, record=False))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Any
 
@@ -16,21 +15,15 @@ from ._checks import check_number
 from ._module import StateModule
 from ._validation import check_stacked
 from .accumulator import DecoyAccumulator, HistogramAccumulator
-from .balance import ClassBalance, given_up
-from .decoy import DecoyMixture, contradiction_rate, held_to_rate, of_surest
+from .balance import ClassBalance
+from .decoy import DecoyMixture, held_to_rate
 from .distributed import add_up
 from .histogram import SimilarityHistogram
+from .memory import MAJORITY, NoiseMemory
 from .posterior import AnyMixture, Posterior, TablePosterior
 from .similarity import Signal, check_signal, log_signal
 
 __all__ = ["SampleWeigher"]
-
-
-DISPUTED, MOSTLY_DISPUTED = 0.3, 0.5  # of the surest predictions, where networks know too little
-MAJORITY = 0.5
-BELIEVED = 2  # times the noise rate seen: as much of a rate found before is held
-FIRST_SURPLUS = 0.05  # of the rate seen after the first epoch, when a network still errs most
-FIRST_DOUBT = 0.4  # of its share of errors then: no label is less likely right
 
 
 def _fit_again(weigher: SampleWeigher, incompatible: Any) -> None:
@@ -52,21 +45,12 @@ class SampleWeigher(StateModule):
         `DecoyMixture`, `BetaMixture` or any object with `fit` and `predict_proba`, such as
         ``sklearn.mixture.GaussianMixture(2)``: see :class:`resup.posterior.AnyMixture`. Cloned and
         fitted for each network. For a `DecoyMixture` the step gathers decoys and how often the
-        surest predictions contradict their labels. Wrong labels are no fewer once they are
-        memorised, so two noise rates are remembered. The one seen: the highest that two epochs in a
-        row have shown, or that the decoys account for where this is more. The one found: the
-        highest of three fits in a row; the next fit finds no less, up to twice the one seen.
-        Both count from the epoch on in which the networks differ on at most 0.3 of their surest
-        predictions, and the weights stay 1 while these are more than one half and become fewer:
-        networks that contradict each other know too little to contradict labels.
-        In a network's first fit no label is taken to be less likely right than 0.4 of the share of
-        right labels that it contradicts. In training, the mean posterior of a wrong label is at
-        most one half until three fits in a row have found more, since networks that know little
-        yet must not choose what to learn from. To hold a rate, all odds are shifted alike. While a
-        network finds that most labels are wrong, or hardly ever predicts a class that is common
-        among them, its weights are scaled so that the labels of each class weigh the same on
-        average (:class:`resup.balance.ClassBalance`); a CUDA graph has to be captured anew when a
-        `refit` has changed `balanced`.
+        surest predictions contradict their labels, and noise rates are remembered from epoch to
+        epoch (:class:`resup.memory.NoiseMemory`). To hold a rate, all odds are shifted alike.
+        While a network finds that most labels are wrong, or hardly ever predicts a class that is
+        common among them, its weights are scaled so that the labels of each class weigh the same
+        on average (:class:`resup.balance.ClassBalance`); a CUDA graph has to be captured anew when
+        a `refit` has changed `balanced`.
     networks : int, default=2
         How many networks are weighed.
     negligible_noise : float, default=0.02
@@ -123,11 +107,6 @@ class SampleWeigher(StateModule):
 
     fitted_counts: Tensor
     fitted_decoys: Tensor
-    rates: Tensor
-    found: Tensor
-    disputed: Tensor
-    given_up: Tensor
-    waiting: Tensor
 
     def __init__(
         self,
@@ -156,15 +135,7 @@ class SampleWeigher(StateModule):
         self.decoys = DecoyAccumulator(networks, signal) if takes_decoys else None
         if self.decoys is not None:
             self.register_buffer("fitted_decoys", torch.zeros_like(self.fitted_counts))
-            # of each network: hit rate, rate seen last, rate remembered, rate of the decoys, share
-            # of labels contradicted
-            self.register_buffer("rates", torch.full((networks, 5), torch.nan, dtype=torch.float64))
-            # lowest share so far of their surest predictions on which the networks differ
-            self.register_buffer("disputed", torch.tensor(torch.inf))
-            self.register_buffer("waiting", torch.tensor(True))  # meanwhile every weight is 1
-            # noise rates of each network: the last two found, the highest found three times
-            self.register_buffer("found", torch.zeros(networks, 3, dtype=torch.float64))
-            self.register_buffer("given_up", torch.zeros(networks, dtype=torch.bool))
+            self.memory = NoiseMemory(networks)
             self.balance = ClassBalance(networks)
         self.balanced = False  # known to the host, so that a step may leave the balance out
         self.mixtures_: list[Any] = []
@@ -229,12 +200,7 @@ class SampleWeigher(StateModule):
             for counts in self.decoys.counts():
                 add_up(counts)
             self.fitted_decoys.copy_(self.decoys.histograms.counts)
-            predictions = self.decoys.contradictions.sum((2, 3))
-            self.given_up.copy_(given_up(predictions, self.decoys.labels))
-            if not self._know_enough():  # what they showed until now is no evidence
-                self.rates.fill_(torch.nan)
-            self._remember_disputes(self.decoys.disputes)
-            self._remember_rates(self.decoys.contradictions)
+            self.memory.look(self.decoys)
         self.reset()
         self._fit()
 
@@ -244,30 +210,6 @@ class SampleWeigher(StateModule):
         if self.decoys is not None:
             self.decoys.reset()
             self.balance.reset()
-
-    def _know_enough(self) -> bool:
-        return self.disputed.item() <= DISPUTED
-
-    def _remember_disputes(self, disputes: Tensor) -> None:
-        if not disputes.any():
-            return
-        now = float(of_surest(disputes.cpu().numpy()).max())
-        self.waiting &= MOSTLY_DISPUTED < now < self.disputed.item()
-        self.disputed.clamp_(max=now)
-
-    def _remember_rates(self, contradictions: Tensor) -> None:
-        for network, counts in enumerate(contradictions.cpu().numpy()):
-            if not counts.any():  # an epoch that showed nothing says nothing
-                continue
-            _, last, held, of_decoys, _ = self.rates[network].tolist()
-            rate = contradiction_rate(counts)
-            if not math.isnan(last):
-                held = max(min(rate, last), 0.0 if math.isnan(held) else held)
-                if of_decoys >= last:
-                    held = max(held, of_decoys)
-            contradicted = counts[..., 1].sum() / counts.sum()
-            now = [1 / (len(counts) - 1), rate, held, of_decoys, contradicted]
-            self.rates[network] = self.rates.new_tensor(now)
 
     def _fit(self, again: bool = False) -> None:
         self.mixtures_, self.noise_rates_, self.balanced = [], [], False
@@ -297,21 +239,15 @@ class SampleWeigher(StateModule):
             else:
                 self._load_weights(network, mixture, histogram, again)
 
-    def _remember_found(self, network: int, rate: float) -> None:
-        before, last, held = self.found[network].tolist()
-        held = max(held, min(before, last, rate))
-        self.found[network] = self.found.new_tensor([last, rate, held])
-
     def _load_weights(
         self, network: int, mixture: Any, histogram: SimilarityHistogram, again: bool
     ) -> None:
         rate, most, waiting = self.noise_rates_[-1], 1.0, False
         if self.decoys is not None:
-            if not again and self._know_enough():
-                self._remember_found(network, rate)
-            most = max(MAJORITY, self.found[network, 2].item())
-            waiting = bool(self.waiting)
-            unfair = max(rate, most) > MAJORITY or bool(self.given_up[network])
+            if not again:
+                self.memory.find(network, rate)
+            most, waiting = self.memory.most(network), bool(self.memory.waiting)
+            unfair = max(rate, most) > MAJORITY or bool(self.memory.given_up[network])
             self.balance.on[network] = unfair and not waiting
             self.balanced |= unfair and not waiting
         if waiting or rate < self.negligible_noise:
@@ -328,18 +264,7 @@ class SampleWeigher(StateModule):
         mixture = clone(self.mixture)
         if self.decoys is None:
             return mixture.fit(histogram)
-        hits, last, held, _, contradicted = self.rates[network].tolist()
-        first = math.isnan(held)
-        seen = max(last - FIRST_SURPLUS, 0.0) if first else held
-        errors = max(contradicted - seen, 0.0) / (1 - seen) if first else 0.0
         decoys = SimilarityHistogram(self.fitted_decoys[network])
-        mixture.fit(
-            histogram,
-            decoys,
-            hit_rate=hits,
-            seen_rate=seen,
-            least_rate=min(self.found[network, 2].item(), BELIEVED * seen),
-            least_probability=FIRST_DOUBT * errors,
-        )
-        self.rates[network, 3] = mixture.decoy_rate_
+        mixture.fit(histogram, decoys, **self.memory.hints(network))
+        self.memory.of_decoys[network] = mixture.decoy_rate_
         return mixture

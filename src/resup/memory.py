@@ -1,0 +1,146 @@
+"""What the weigher remembers of wrong labels: they become no fewer, but are learnt by heart."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ._module import StateModule
+from .accumulator import DecoyAccumulator
+from .balance import given_up
+from .decoy import contradiction_rate, of_surest
+
+__all__ = ["NoiseMemory"]
+
+DISPUTED, MOSTLY_DISPUTED = 0.3, 0.5  # of the surest predictions, where networks know too little
+MAJORITY = 0.5
+BELIEVED = 2  # times the noise rate seen: as much of a rate found before is held
+FIRST_SURPLUS = 0.05  # of the rate seen after the first epoch, when a network still errs most
+FIRST_DOUBT = 0.4  # of its share of errors then: no label is less likely right
+
+
+class NoiseMemory(StateModule):
+    """Noise rates that the epochs of a training run have shown, for each network.
+
+    Wrong labels are no fewer once they are memorised, so two noise rates are remembered. The one
+    *seen*: the highest that two epochs in a row have shown among the surest predictions, or that
+    the decoys account for where this is more. The one *found*: the highest of three fits in a row;
+    the next fit finds no less, up to twice the one seen.
+
+    Networks that know little must not choose what to learn from. In a network's first fit no label
+    is taken to be less likely right than 0.4 of the share of right labels that it contradicts. In
+    training, the mean posterior of a wrong label is at most one half until three fits in a row have
+    found more. And networks that contradict each other know too little to contradict labels: a rate
+    is forgotten after its epoch until they differ on at most 0.3 of the surest tenth of either's
+    predictions, and every weight stays 1 while they differ on more than half of it and on less
+    than ever before.
+
+    Parameters
+    ----------
+    networks : int
+        How many networks are kept side by side.
+
+    Attributes
+    ----------
+    hit_rate : Tensor of shape (networks,), float64
+        Chance that a decoy of a wrong label is the right one; NaN, as the next four, before the
+        first epoch.
+    seen : Tensor of shape (networks,), float64
+        Noise rate that the surest predictions of the last epoch showed.
+    seen_held : Tensor of shape (networks,), float64
+        Highest that two epochs in a row have shown; NaN after the first.
+    of_decoys : Tensor of shape (networks,), float64
+        Noise rate of the decoys in the last fit.
+    contradicted : Tensor of shape (networks,), float64
+        Share of the labels of the last epoch that the network contradicts.
+    found : Tensor of shape (networks, 2), float64
+        Noise rates of the last two fits.
+    found_held : Tensor of shape (networks,), float64
+        Highest that three fits in a row have found.
+    given_up : Tensor of shape (networks,), bool
+        See :func:`resup.balance.given_up`.
+    disputed : Tensor of shape (), float32
+        Lowest share so far of their surest predictions on which the networks differ.
+    waiting : Tensor of shape (), bool
+        Whether every weight stays 1.
+
+    Notes
+    -----
+    Beyond the paper.
+    """
+
+    hit_rate: Tensor
+    seen: Tensor
+    seen_held: Tensor
+    of_decoys: Tensor
+    contradicted: Tensor
+    found: Tensor
+    found_held: Tensor
+    given_up: Tensor
+    disputed: Tensor
+    waiting: Tensor
+
+    def __init__(self, networks: int) -> None:
+        super().__init__()
+        rates = torch.zeros(networks, dtype=torch.float64)
+        for name in ("hit_rate", "seen", "seen_held", "of_decoys", "contradicted"):
+            self.register_buffer(name, torch.full_like(rates, torch.nan))
+        self.register_buffer("found", rates.new_zeros(networks, 2))
+        self.register_buffer("found_held", rates)
+        self.register_buffer("given_up", torch.zeros(networks, dtype=torch.bool))
+        self.register_buffer("disputed", torch.tensor(torch.inf))
+        self.register_buffer("waiting", torch.tensor(True))
+
+    @property
+    def believes(self) -> bool:
+        """Whether the networks have agreed enough for what they show to be remembered."""
+        return self.disputed.item() <= DISPUTED
+
+    def look(self, epoch: DecoyAccumulator) -> None:
+        """Take in what an epoch has shown, summed over all processes."""
+        if not self.believes:
+            for rates in (self.seen, self.seen_held, self.of_decoys):
+                rates.fill_(torch.nan)
+        if epoch.disputes.any():
+            disputed = float(of_surest(epoch.disputes.cpu().numpy()).max())
+            self.waiting &= MOSTLY_DISPUTED < disputed < self.disputed.item()
+            self.disputed.clamp_(max=disputed)
+        self.given_up.copy_(given_up(epoch.contradictions.sum((2, 3)), epoch.labels))
+        for network, counts in enumerate(epoch.contradictions.cpu().numpy()):
+            if not counts.any():  # an epoch that showed nothing says nothing
+                continue
+            rate, last = contradiction_rate(counts), self.seen[network].item()
+            held, of_decoys = self.seen_held[network].item(), self.of_decoys[network].item()
+            if not math.isnan(last):
+                held = max(min(rate, last), 0.0 if math.isnan(held) else held)
+                if of_decoys >= last:
+                    held = max(held, of_decoys)
+            self.hit_rate[network] = 1 / (len(counts) - 1)
+            self.seen[network], self.seen_held[network] = rate, held
+            self.contradicted[network] = counts[..., 1].sum() / counts.sum()
+
+    def hints(self, network: int) -> dict[str, float]:
+        """Tell `DecoyMixture.fit` what it cannot see in similarities and decoys."""
+        seen, errors = self.seen_held[network].item(), 0.0
+        if math.isnan(seen):
+            seen = max(self.seen[network].item() - FIRST_SURPLUS, 0.0)
+            errors = max(self.contradicted[network].item() - seen, 0.0) / (1 - seen)
+        return {
+            "hit_rate": self.hit_rate[network].item(),
+            "seen_rate": seen,
+            "least_rate": min(self.found_held[network].item(), BELIEVED * seen),
+            "least_probability": FIRST_DOUBT * errors,
+        }
+
+    def find(self, network: int, rate: float) -> None:
+        """Take in the noise rate that a fit has found."""
+        if self.believes:
+            held = min(*self.found[network].tolist(), rate)
+            self.found_held[network].clamp_(min=held)
+            self.found[network] = self.found.new_tensor([self.found[network, 1], rate])
+
+    def most(self, network: int) -> float:
+        """Noise rate that is believed in training: one half until three fits have found more."""
+        return max(MAJORITY, self.found_held[network].item())
