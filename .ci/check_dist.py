@@ -1,12 +1,13 @@
 """Check that the wheel and the sdist in a folder hold what they should and nothing else."""
 
+import re
 import sys
 import tarfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
 SDIST_TOP = {
-    *("src", "tests", "docs", "examples"),
+    *("src", "tests", "benchmarks", "docs", "examples"),
     *("CHANGELOG.md", "CITATION.cff", "LICENSE", "README.md", "constraints.txt", "pyproject.toml"),
     *("PKG-INFO", ".gitignore"),  # written by the builder
 }
@@ -17,6 +18,7 @@ def check_wheel(path: Path) -> list[str]:
     """Say what is wrong with a wheel: it must mirror src/resup and add only its own metadata."""
     with zipfile.ZipFile(path) as wheel:
         names = {n for n in wheel.namelist() if not n.endswith("/")}
+        texts = [wheel.read(n).decode() for n in names if n.endswith(".dist-info/METADATA")]
     expected = {
         p.relative_to("src").as_posix()
         for p in Path("src/resup").rglob("*")
@@ -27,6 +29,9 @@ def check_wheel(path: Path) -> list[str]:
     problems += [f"{path.name} must not hold {n}" for n in sorted(names - expected - info)]
     if not any(n.endswith("/licenses/LICENSE") for n in info):
         problems.append(f"{path.name} lacks the licence")
+    links = [link for text in texts for link in re.findall(r"\]\(([^)]*)\)", text)]
+    here = [link for link in links if not link.startswith("https://")]
+    problems += [f"{path.name}: the link {link} leads nowhere on a package index" for link in here]
     return problems
 
 
