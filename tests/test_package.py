@@ -26,6 +26,7 @@ ORDER = [
     "fdr",
     "report",
     "balance",
+    "memory",
     "weigher",
     "progress",
     "callbacks",
