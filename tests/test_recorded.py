@@ -1,5 +1,6 @@
 """DecoyMixture as training uses it, on similarities recorded from real trainings."""
 
+import warnings
 from itertools import chain
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mixtures import brier, shown
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.isotonic import isotonic_regression
 
 from resup import BetaMixture, DecoyMixture, SampleWeigher, cosine_label_similarity, q_values
@@ -59,6 +61,26 @@ def test_posteriors_are_near_the_best_that_similarities_allow(fits):
     assert max(ours.pop("cifar10_human40")) < 0.08
     assert max(chain.from_iterable(ours.values())) < 0.04
     assert np.mean(list(chain.from_iterable(ours.values()))) < np.mean(alone)
+
+
+def test_arrays_alone_show_enough(recorded):
+    """Without logits and memory the highest similarities tell how much noise there is."""
+    ours, betas = {}, []
+    for run, (epochs, targets, right) in recorded.items():
+        c, ours[run] = epochs.shape[-1], []
+        generator = torch.Generator().manual_seed(0)
+        others = (targets + torch.randint(1, c, targets.shape, generator=generator)) % c
+        for logits in epochs:
+            s, decoys = (
+                cosine_label_similarity(logits, y).double().numpy() for y in (targets, others)
+            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                mixture = DecoyMixture().fit(s, decoys, hit_rate=1 / (c - 1))
+            ours[run].append(excess_brier(mixture, s, right))
+            betas.append(excess_brier(BetaMixture().fit(s), s, right))
+    assert max(chain.from_iterable(ours.values())) < 0.05
+    assert np.mean(list(chain.from_iterable(ours.values()))) < np.mean(betas)
 
 
 def test_right_labels_keep_their_weight(fits):

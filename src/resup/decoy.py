@@ -25,6 +25,7 @@ RATE_WEIGHT, CONTRAST_RATE_WEIGHT = 0.3, 0.01  # of the seen rate, the same unit
 NEAR, SHARPNESS = 0.05, 4  # when two noise rates agree
 RIDGE, CONTRAST_STEPS = 1e-4, 60
 SUREST, OWN_ERROR = 0.1, 0.25  # share of each class; its error as a share of the class's
+SUREST_TAIL, SURE_TAIL = 0.25, 0.7  # shares of all samples, where their predictions are not known
 
 
 class DecoyMixture(SimilarityMixture):
@@ -144,8 +145,9 @@ class DecoyMixture(SimilarityMixture):
             decoys drawn uniformly from the other C - 1 classes; see `hit_rate` for others.
         seen_rate : float, optional
             Noise rate that the network's surest predictions show (`contradiction_rate`). It counts
-            up to 1 / (1 + hit_rate), where labels are no better than chance. Without it the Betas
-            are fitted to the decoys too.
+            up to 1 / (1 + hit_rate), where labels are no better than chance. Without it the highest
+            similarities show it, less exactly, if there is a `hit_rate`; else the Betas are fitted
+            to the decoys too.
         least_rate : float, default=0.0
             Noise rate known from before. Where the fit finds less, as it does once wrong labels
             are learnt by heart, all odds are shifted alike until `noise_rate_` is this.
@@ -183,6 +185,8 @@ class DecoyMixture(SimilarityMixture):
         x_decoy, w_decoy = weighted_values(decoys, decoy_weight, "decoys", "decoy_weight")
         samples = _Values.of(x, w, self.clip)
         others = _Values.of(x_decoy, w_decoy, self.clip)
+        if seen_rate is None and hit_rate:
+            seen_rate = _tail_rate(samples, others, hit_rate)
         if seen_rate is not None:
             seen_rate = min(seen_rate, 1 / (1 + hit_rate))
         ratio, rate = _contrast(samples, others, hit_rate, seen_rate)
@@ -340,6 +344,24 @@ def _em(
     return mixture, max_iter
 
 
+def _tail_rate(samples: _Values, decoys: _Values, hit_rate: float) -> float:
+    """Noise rate that the surest predictions show, where only similarities are known.
+
+    The highest are to predicted classes. So those of samples stand for labels that agree with a
+    prediction, and those of decoys for labels that contradict it, each for 1 / h of them.
+    """
+    values, place = np.unique(np.concatenate([samples.x, decoys.x]), return_inverse=True)
+    is_decoy = np.repeat([0, 1], [len(samples.x), len(decoys.x)])
+    w = np.concatenate([hit_rate * samples.w, decoys.w])
+    counts = np.bincount(2 * place + is_decoy, w, 2 * len(values)).astype(np.float64)
+    of_samples = hit_rate / (1 + hit_rate)
+    surest, sure = (
+        of_surest(counts.reshape(1, -1, 2), of_samples * share)
+        for share in (SUREST_TAIL, SURE_TAIL)
+    )
+    return float(_without_own_errors(surest, sure)[0])
+
+
 def contradiction_rate(counts: ArrayLike) -> float:
     """Noise rate that the surest predictions show: the share of labels that they contradict.
 
@@ -371,17 +393,24 @@ def contradiction_rate(counts: ArrayLike) -> float:
         raise ValueError("counts must be finite and not negative")
     n = samples.sum((1, 2))
     all_ = samples[..., 1].sum(1) / np.maximum(n, 1)
-    by_class = np.clip((of_surest(samples) - OWN_ERROR * all_) / (1 - OWN_ERROR), 0, 1)
+    by_class = _without_own_errors(of_surest(samples), all_)
     return float(n @ by_class / max(n.sum(), 1))
 
 
-def of_surest(counts: Array) -> Array:
+def of_surest(counts: Array, surest: float = SUREST) -> Array:
     """Share of the second kind in the surest tenth of each group, for counts (groups, B, 2)."""
     from_top = counts[:, ::-1].cumsum(1)
     n = from_top.sum(2)
-    cut = (n < SUREST * n[:, -1:]).sum(1)  # the bin at which the tenth is reached
+    cut = (n < surest * n[:, -1:]).sum(1)  # the bin at which the tenth is reached
     groups = np.arange(len(n))
-    shares: Array = from_top[groups, cut, 1] / np.maximum(n[groups, cut], 1)
+    second, both = from_top[groups, cut, 1], n[groups, cut]
+    shares: Array = second / np.where(both > 0, both, 1)
+    return shares
+
+
+def _without_own_errors(surest: Array, all_: Array) -> Array:
+    """Take off the share of contradictions that a network's own errors make."""
+    shares: Array = np.clip((surest - OWN_ERROR * all_) / (1 - OWN_ERROR), 0, 1)
     return shares
 
 
