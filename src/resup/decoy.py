@@ -26,6 +26,7 @@ NEAR, SHARPNESS = 0.05, 4  # when two noise rates agree
 RIDGE, CONTRAST_STEPS = 1e-4, 60
 SUREST, OWN_ERROR = 0.1, 0.25  # share of each class; its error as a share of the class's
 SUREST_TAIL, SURE_TAIL = 0.25, 0.7  # shares of all samples, where their predictions are not known
+NOTHING = 0.1  # noise rate seen there that may be of a network's own errors; twice that counts
 
 
 class DecoyMixture(SimilarityMixture):
@@ -359,7 +360,8 @@ def _tail_rate(samples: _Values, decoys: _Values, hit_rate: float) -> float:
         of_surest(counts.reshape(1, -1, 2), of_samples * share)
         for share in (SUREST_TAIL, SURE_TAIL)
     )
-    return float(_without_own_errors(surest, sure)[0])
+    rate = float(_without_own_errors(surest, sure)[0])
+    return min(rate, 2 * max(rate - NOTHING, 0.0))
 
 
 def contradiction_rate(counts: ArrayLike) -> float:
