@@ -48,6 +48,7 @@ html_sidebars = {
         "distributed",
         "mixtures",
         "results",
+        "tried",
         "paper_to_code",
         "changelog",
     )

@@ -12,7 +12,7 @@ README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=["trainer", "own loop", "mixture"])
+@pytest.mark.parametrize("block", BLOCKS, ids=["trainer", "own loop", "mixture", "decoys"])
 def test_block(block):
     x = torch.randn(256, 6)
     data = TensorDataset(x, x[:, :3].argmax(1))
@@ -26,6 +26,10 @@ def test_block(block):
         "ordered_loader": DataLoader(data, 64),
         "device": "cpu",
         "epochs": 3,
+        "torch": torch,
+        "logits": 4 * nn.functional.one_hot(torch.arange(600) % 3, 3) + torch.randn(600, 3),
+        "y": torch.where(torch.arange(600) < 120, torch.arange(1, 601), torch.arange(600)) % 3,
+        "C": 3,
     }
     exec(block, names)
     if "trainer" in names:
@@ -35,3 +39,6 @@ def test_block(block):
     if "right" in names:
         assert (names["right"][:3] < 0.5).all()
         assert (names["right"][-3:] > 0.5).all()
+    if "clean" in names:
+        assert names["noise_rate"] == pytest.approx(0.2, abs=0.05)
+        assert names["clean"][:120].mean() < 0.2 < 0.9 < names["clean"][120:].mean()
