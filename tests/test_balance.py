@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from resup import SampleWeigher
-from resup.balance import ClassBalance
+from resup.balance import ClassBalance, given_up
 
 
 def batches(n=200, size=64, classes=4):
@@ -64,6 +64,28 @@ def test_the_state_dict_knows_the_number_of_classes():
     other = ClassBalance(2)
     other.load_state_dict(copy.deepcopy(balance.state_dict()))
     assert torch.equal(other(weights, targets, 4), balance(weights, targets, 4))
+
+
+def test_the_first_batch_may_come_in_inference_mode():
+    balance, expected = switched_on(), switched_on()
+    for i, (weights, targets) in enumerate(batches(3)):
+        with torch.inference_mode(i == 0):
+            got = balance(weights, targets, 4)
+        assert torch.equal(got, expected(weights, targets, 4))
+
+
+@pytest.mark.parametrize(
+    ("predicted", "labels", "expected"),
+    [
+        ([50, 50, 0], [50, 40, 10], False),  # the third is rare
+        ([83, 0, 17], [50, 33, 17], True),
+        ([92, 8, 0], [50, 40, 10], False),  # a fifth of 40
+        ([93, 7, 0], [50, 40, 10], True),
+        ([0, 0, 0], [0, 0, 0], False),
+    ],
+)
+def test_a_common_class_that_is_hardly_predicted_is_given_up(predicted, labels, expected):
+    assert given_up(torch.tensor([predicted]), torch.tensor(labels)).item() == expected
 
 
 def test_compiles_without_a_break():

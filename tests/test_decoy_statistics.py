@@ -140,6 +140,23 @@ def test_the_highest_similarities_show_the_noise_rate(kind):
     assert decoy._tail_rate(s, decoys, 1 / 9) == pytest.approx(1 - right.mean(), abs=0.06)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_few_decoys_of_predicted_classes_show_nothing(seed):
+    rng = np.random.default_rng(seed)
+    n, c = 1000, 100
+    truth, wrong = rng.integers(c, size=n), rng.random(n) < 0.3
+    given_labels = np.where(wrong, (truth + rng.integers(1, c, n)) % c, truth)
+    logits = rng.normal(size=(n, c))
+    logits[np.arange(n), truth] += rng.gamma(4, 2, n) + 2
+    others = (given_labels + rng.integers(1, c, n)) % c
+    s, decoys = (
+        cosine_label_similarity(torch.tensor(logits), torch.tensor(y))
+        for y in (given_labels, others)
+    )
+    mixture = DecoyMixture().fit(s, decoys, hit_rate=1 / (c - 1))
+    assert mixture.noise_rate_ == pytest.approx(wrong.mean(), abs=0.08)
+
+
 @pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
 def test_highest_similarities_that_are_equal_count_together(order):
     s, decoys = np.repeat([1.0, 0.0], [60, 40]), np.repeat([1.0, 0.0], [10, 90])

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from resup import CoTrainer, SampleWeigher
 from resup.accumulator import CONFIDENCE_EDGES, DecoyAccumulator
 from resup.decoy import of_surest
+from resup.memory import NoiseMemory
 
 
 def disputed(share, n=2000, c=5):
@@ -75,6 +76,64 @@ def test_what_disputing_networks_showed_is_forgotten():
     assert late.noise_rates_ == fresh.noise_rates_
     for name in ("seen", "seen_held", "of_decoys", "found", "found_held"):
         assert torch.equal(getattr(late.memory, name), getattr(fresh.memory, name))
+
+
+def epoch(rates, disputed, c=4):
+    """What a hundred samples a class show, of whose labels these shares are contradicted."""
+    shown_ = DecoyAccumulator(len(rates))
+    shown_._make_room(c)
+    shown_.labels.fill_(100)
+    for group, (rate, share) in enumerate(zip(rates, disputed, strict=True)):
+        shown_.contradictions[group, :, -1] = torch.tensor([100 - 100 * rate, 100 * rate]).int()
+        shown_.disputes[group, -1] = torch.tensor([400 - 400 * share, 400 * share]).int()
+    return shown_
+
+
+def test_what_is_remembered_epoch_by_epoch():
+    memory, nan = NoiseMemory(2), float("nan")
+    for rates, disputed, waiting, believes, held in [
+        ((0.4, 0.3), (0.8, 0.1), True, False, (nan, nan)),
+        ((0.2, 0.2), (0.6, 0.6), True, False, (nan, nan)),  # fewer, but more than half
+        ((0.3, 0.3), (0.2, 0.6), False, False, (nan, nan)),  # no fewer
+        ((0.3, 0.25), (0.3, 0.1), False, True, (nan, nan)),  # the first that is remembered
+        ((0.2, 0.4), (0.9, 0.9), False, True, (0.2, 0.25)),  # agreed once is enough
+        ((0.0, 0.45), (0.0, 0.0), False, True, (0.2, 0.4)),
+    ]:
+        memory.look(epoch(rates, disputed))
+        assert bool(memory.waiting) == waiting
+        assert memory.believes == believes
+        assert memory.seen.tolist() == pytest.approx(rates)
+        assert memory.seen_held.tolist() == pytest.approx(held, nan_ok=True)
+    memory.of_decoys[:] = torch.tensor([0.3, 0.3])
+    memory.look(epoch((0.1, 0.1), (0, 0)))
+    assert memory.seen_held.tolist() == pytest.approx([0.3, 0.4])  # decoys showed more than 0, 0.45
+    before = copy.deepcopy(memory.state_dict())
+    nothing = epoch((0.5, 0.5), (0.5, 0.5))
+    nothing.contradictions.zero_()
+    nothing.disputes.zero_()
+    memory.look(nothing)
+    before["given_up"].fill_(True)
+    for name, value in memory.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_decoys_are_forgotten_with_the_rest():
+    memory = NoiseMemory(1)
+    memory.look(epoch([0.4], [0.9]))
+    memory.of_decoys.fill_(0.6)
+    for _ in range(2):
+        memory.look(epoch([0.2], [0.2]))
+    assert memory.seen_held.item() == pytest.approx(0.2)
+
+
+def test_hints_of_a_network_that_showed_nothing_are_finite():
+    memory, shown_ = NoiseMemory(2), epoch((0.3, 0.3), (0, 0))
+    shown_.contradictions[0].zero_()
+    memory.look(shown_)
+    for network in (0, 1):
+        hints = memory.hints(network)
+        assert all(0 <= hint < 1 for hint in hints.values())
+        assert hints["hit_rate"] == pytest.approx(1 / 3)
 
 
 def test_one_network_has_none_to_differ_from():

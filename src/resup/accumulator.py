@@ -184,7 +184,7 @@ class DecoyAccumulator(StateModule):
     def next_labels(self, targets: Tensor, n_classes: int) -> Tensor:
         """Labels of the next decoys, (N,); the call counts."""
         before = len(self.labels)
-        if self.began and before != n_classes:
+        if before != n_classes and self.began:  # compiled code is to look at the first alone
             raise ValueError(
                 f"logits must have {before} classes until the next reset, got {n_classes}"
             )
@@ -207,7 +207,7 @@ class DecoyAccumulator(StateModule):
         self.contradictions.view(len(logits), -1).scatter_add_(1, index, known)
         index = torch.add((predicted != predicted[0]).any(0), confidence, alpha=2)
         self.disputes.view(len(logits), -1).scatter_add_(1, index, known)
-        self.labels.scatter_add_(0, targets.long(), known[0])
+        self.labels.scatter_add_(0, targets.long(), torch.ones_like(known[0]))
 
     def counts(self) -> tuple[Tensor, ...]:
         """All that is counted, for sums over processes."""

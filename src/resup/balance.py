@@ -118,10 +118,10 @@ class ClassBalance(StateModule):
         fits = self.sums.shape[1] == n_classes
         both = torch.stack([weights, torch.ones_like(weights)], -1).to(self.sums.dtype)
         sums = (self.sums if fits else self._no_sums(n_classes)).index_add(1, targets.long(), both)
-        if record and fits:
+        if record and not fits:
+            self.sums = self._no_sums(n_classes)
+        if record:
             self.sums.copy_(sums)
-        elif record:
-            self.sums = sums
         total, n = sums.sum(1, keepdim=True).unbind(-1)
         mean = total / n
         of_class = (sums[..., 0] + PRIOR * mean) / (sums[..., 1] + PRIOR)

@@ -26,7 +26,8 @@ NEAR, SHARPNESS = 0.05, 4  # when two noise rates agree
 RIDGE, CONTRAST_STEPS = 1e-4, 60
 SUREST, OWN_ERROR = 0.1, 0.25  # share of each class; its error as a share of the class's
 SUREST_TAIL, SURE_TAIL = 0.25, 0.7  # shares of all samples, where their predictions are not known
-NOTHING = 0.1  # noise rate seen there that may be of a network's own errors; twice that counts
+ENOUGH = 50  # decoys that are the predicted class, for a rate from them
+DOUBTED = 0.1  # noise rate seen there that may be of a network's own errors; twice that counts
 
 
 class DecoyMixture(SimilarityMixture):
@@ -147,8 +148,8 @@ class DecoyMixture(SimilarityMixture):
         seen_rate : float, optional
             Noise rate that the network's surest predictions show (`contradiction_rate`). It counts
             up to 1 / (1 + hit_rate), where labels are no better than chance. Without it the highest
-            similarities show it, less exactly, if there is a `hit_rate`; else the Betas are fitted
-            to the decoys too.
+            similarities show it, less exactly, if there are decoys enough: 50 / hit_rate. Else the
+            Betas are fitted to the decoys too.
         least_rate : float, default=0.0
             Noise rate known from before. Where the fit finds less, as it does once wrong labels
             are learnt by heart, all odds are shifted alike until `noise_rate_` is this.
@@ -186,7 +187,7 @@ class DecoyMixture(SimilarityMixture):
         x_decoy, w_decoy = weighted_values(decoys, decoy_weight, "decoys", "decoy_weight")
         samples = _Values.of(x, w, self.clip)
         others = _Values.of(x_decoy, w_decoy, self.clip)
-        if seen_rate is None and hit_rate:
+        if seen_rate is None and hit_rate * w_decoy.sum() >= ENOUGH:
             seen_rate = _tail_rate(samples, others, hit_rate)
         if seen_rate is not None:
             seen_rate = min(seen_rate, 1 / (1 + hit_rate))
@@ -361,7 +362,7 @@ def _tail_rate(samples: _Values, decoys: _Values, hit_rate: float) -> float:
         for share in (SUREST_TAIL, SURE_TAIL)
     )
     rate = float(_without_own_errors(surest, sure)[0])
-    return min(rate, 2 * max(rate - NOTHING, 0.0))
+    return min(rate, 2 * max(rate - DOUBTED, 0.0))
 
 
 def contradiction_rate(counts: ArrayLike) -> float:

@@ -29,8 +29,9 @@ class NoiseMemory(StateModule):
     the decoys account for where this is more. The one *found*: the highest of three fits in a row;
     the next fit finds no less, up to twice the one seen.
 
-    Networks that know little must not choose what to learn from. In a network's first fit no label
-    is taken to be less likely right than 0.4 of the share of right labels that it contradicts. In
+    Networks that know little must not choose what to learn from. In a network's first fit, or while
+    its rates are forgotten, no label is taken to be less likely right than 0.4 of the share of
+    right labels that it contradicts. In
     training, the mean posterior of a wrong label is at most one half until three fits in a row have
     found more. And networks that contradict each other know too little to contradict labels: a rate
     is forgotten after its epoch until they differ on at most 0.3 of the surest tenth of either's
@@ -61,7 +62,7 @@ class NoiseMemory(StateModule):
         Highest that three fits in a row have found.
     given_up : Tensor of shape (networks,), bool
         See :func:`resup.balance.given_up`.
-    disputed : Tensor of shape (), float32
+    disputed : Tensor of shape (), float64
         Lowest share so far of their surest predictions on which the networks differ.
     waiting : Tensor of shape (), bool
         Whether every weight stays 1.
@@ -90,7 +91,7 @@ class NoiseMemory(StateModule):
         self.register_buffer("found", rates.new_zeros(networks, 2))
         self.register_buffer("found_held", rates)
         self.register_buffer("given_up", torch.zeros(networks, dtype=torch.bool))
-        self.register_buffer("disputed", torch.tensor(torch.inf))
+        self.register_buffer("disputed", torch.tensor(torch.inf, dtype=torch.float64))
         self.register_buffer("waiting", torch.tensor(True))
 
     @property
@@ -108,6 +109,7 @@ class NoiseMemory(StateModule):
             self.waiting &= MOSTLY_DISPUTED < disputed < self.disputed.item()
             self.disputed.clamp_(max=disputed)
         self.given_up.copy_(given_up(epoch.contradictions.sum((2, 3)), epoch.labels))
+        self.hit_rate.fill_(1 / (len(epoch.labels) - 1))
         for network, counts in enumerate(epoch.contradictions.cpu().numpy()):
             if not counts.any():  # an epoch that showed nothing says nothing
                 continue
@@ -117,7 +119,6 @@ class NoiseMemory(StateModule):
                 held = max(min(rate, last), 0.0 if math.isnan(held) else held)
                 if of_decoys >= last:
                     held = max(held, of_decoys)
-            self.hit_rate[network] = 1 / (len(counts) - 1)
             self.seen[network], self.seen_held[network] = rate, held
             self.contradicted[network] = counts[..., 1].sum() / counts.sum()
 
@@ -125,8 +126,8 @@ class NoiseMemory(StateModule):
         """Tell `DecoyMixture.fit` what it cannot see in similarities and decoys."""
         seen, errors = self.seen_held[network].item(), 0.0
         if math.isnan(seen):
-            seen = max(self.seen[network].item() - FIRST_SURPLUS, 0.0)
-            errors = max(self.contradicted[network].item() - seen, 0.0) / (1 - seen)
+            seen = max(0.0, self.seen[network].item() - FIRST_SURPLUS)  # 0 if that is NaN too
+            errors = max(0.0, self.contradicted[network].item() - seen) / (1 - seen)
         return {
             "hit_rate": self.hit_rate[network].item(),
             "seen_rate": seen,

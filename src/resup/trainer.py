@@ -42,7 +42,7 @@ from .weigher import SampleWeigher
 
 __all__ = ["CoTrainer"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 class CoTrainer(NetworkPair):

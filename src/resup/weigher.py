@@ -159,7 +159,7 @@ class SampleWeigher(StateModule):
         -------
         Tensor of shape (networks, N), float32, or float64 for float64 logits
             In [0, 1]: the probability that the label is right as each network sees it, or 1 where
-            its noise rate is negligible.
+            its noise rate is negligible or the networks still learn to agree.
         """
         check_stacked(logits, targets, len(self.fitted_counts))
         targets = targets.long()
@@ -248,8 +248,8 @@ class SampleWeigher(StateModule):
                 self.memory.find(network, rate)
             most, waiting = self.memory.most(network), bool(self.memory.waiting)
             unfair = max(rate, most) > MAJORITY or bool(self.memory.given_up[network])
-            self.balance.on[network] = unfair and not waiting
-            self.balanced |= unfair and not waiting
+            self.balance.on[network] = unfair = unfair and not waiting
+            self.balanced |= unfair
         if waiting or rate < self.negligible_noise:
             self.weight.reset(network)
         elif rate > most:
