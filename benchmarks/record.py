@@ -4,10 +4,10 @@
 
 A run's name says all of it: data set, noise, rate in %, and, after a second underscore, a seed.
 DATA holds CIFAR-10, CIFAR-10_human.npz and FERPlus (`ferplus/`) in their publishers' layouts;
-without it only digits are recorded. Plain cross-entropy with Adam at 1e-3, on one CPU thread; after each epoch
-all training samples are looked at in eval mode. A symmetric wrong label is always another class;
-`asym` takes classes for look-alikes, `pair` each for the next, `image` depends on the image, and
-`aggre`, `random1` and `worst` are human labels.
+without it only digits are recorded. Plain cross-entropy with Adam at 1e-3, on one CPU thread; after
+each epoch all training samples are looked at in eval mode. A symmetric wrong label is always
+another class; `asym` takes classes for look-alikes, `pair` each for the next, `image` depends on
+the image, and `aggre`, `random1` and `worst` are human labels.
 """
 
 import argparse
