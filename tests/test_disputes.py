@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from resup import CoTrainer, SampleWeigher
 from resup.accumulator import CONFIDENCE_EDGES, DecoyAccumulator
 from resup.decoy import of_surest
-from resup.memory import NoiseMemory
+from resup.memory import FIRST_SURPLUS, NoiseMemory
 
 
 def disputed(share, n=2000, c=5):
@@ -90,23 +90,29 @@ def epoch(rates, disputed, c=4):
 
 
 def test_what_is_remembered_epoch_by_epoch():
-    memory, nan = NoiseMemory(2), float("nan")
-    for rates, disputed, waiting, believes, held in [
-        ((0.4, 0.3), (0.8, 0.1), True, False, (nan, nan)),
-        ((0.2, 0.2), (0.6, 0.6), True, False, (nan, nan)),  # fewer, but more than half
-        ((0.3, 0.3), (0.2, 0.6), False, False, (nan, nan)),  # no fewer
-        ((0.3, 0.25), (0.3, 0.1), False, True, (nan, nan)),  # the first that is remembered
-        ((0.2, 0.4), (0.9, 0.9), False, True, (0.2, 0.25)),  # agreed once is enough
-        ((0.0, 0.45), (0.0, 0.0), False, True, (0.2, 0.4)),
+    memory = NoiseMemory(2)
+    first = FIRST_SURPLUS  # taken off where there is no epoch before
+    for rates, disputed, waiting, believes, believed in [
+        ((0.4, 0.3), (0.8, 0.1), True, False, (0.4 - first, 0.3 - first)),
+        ((0.2, 0.2), (0.6, 0.6), True, False, (0.2 - first, 0.2 - first)),  # fewer than before
+        ((0.3, 0.3), (0.2, 0.6), False, False, (0.3 - first, 0.3 - first)),  # no fewer
+        ((0.3, 0.25), (0.3, 0.1), False, True, (0.3 - first, 0.25 - first)),  # it is remembered
+        ((0.2, 0.4), (0.9, 0.9), False, True, (0.2, 0.25)),  # to have agreed once is enough
+        ((0.02, 0.4), (0.0, 0.0), False, True, (0.08, 0.4)),  # four times 0.02
+        ((0.0, 0.1), (0.0, 0.0), False, True, (0.08, 0.4)),
     ]:
         memory.look(epoch(rates, disputed))
         assert bool(memory.waiting) == waiting
         assert memory.believes == believes
-        assert memory.seen.tolist() == pytest.approx(rates)
-        assert memory.seen_held.tolist() == pytest.approx(held, nan_ok=True)
-    memory.of_decoys[:] = torch.tensor([0.3, 0.3])
+        assert memory.seen[:, 1].tolist() == pytest.approx(rates)
+        hints = [memory.hints(network)["seen_rate"] for network in (0, 1)]
+        assert hints == pytest.approx(believed)
+    memory.of_decoys.fill_(0.05)
+    memory.look(epoch((0.0, 0.1), (0, 0)))
+    assert memory.seen_held.tolist() == pytest.approx([0.08, 0.4])
+    memory.of_decoys.fill_(0.3)
     memory.look(epoch((0.1, 0.1), (0, 0)))
-    assert memory.seen_held.tolist() == pytest.approx([0.3, 0.4])  # decoys showed more than 0, 0.45
+    assert memory.seen_held.tolist() == pytest.approx([0.3, 0.4])
     before = copy.deepcopy(memory.state_dict())
     nothing = epoch((0.5, 0.5), (0.5, 0.5))
     nothing.contradictions.zero_()
@@ -121,7 +127,7 @@ def test_decoys_are_forgotten_with_the_rest():
     memory = NoiseMemory(1)
     memory.look(epoch([0.4], [0.9]))
     memory.of_decoys.fill_(0.6)
-    for _ in range(2):
+    for _ in range(3):
         memory.look(epoch([0.2], [0.2]))
     assert memory.seen_held.item() == pytest.approx(0.2)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ __all__ = ["NoiseMemory"]
 
 DISPUTED, MOSTLY_DISPUTED = 0.3, 0.5  # of the surest predictions, where networks know too little
 MAJORITY = 0.5
+STILL = 4  # times the noise rate seen now: as much of what was seen before is no passing error
 BELIEVED = 2  # times the noise rate seen: as much of a rate found before is held
 FIRST_SURPLUS = 0.05  # of the rate seen after the first epoch, when a network still errs most
 FIRST_DOUBT = 0.4  # of its share of errors then: no label is less likely right
@@ -25,9 +27,10 @@ class NoiseMemory(StateModule):
     """Noise rates that the epochs of a training run have shown, for each network.
 
     Wrong labels are no fewer once they are memorised, so two noise rates are remembered. The one
-    *seen*: the highest that two epochs in a row have shown among the surest predictions, or that
-    the decoys account for where this is more. The one *found*: the highest of three fits in a row;
-    the next fit finds no less, up to twice the one seen.
+    *seen*: the highest that two epochs in a row have shown among the surest predictions, if the
+    next still showed a quarter of it, or that the decoys account for where this is more. The one
+    *found*: the highest of three fits in a row; the next fit finds no less, up to twice the one
+    seen.
 
     Networks that know little must not choose what to learn from. In a network's first fit, or while
     its rates are forgotten, no label is taken to be less likely right than 0.4 of the share of
@@ -46,12 +49,12 @@ class NoiseMemory(StateModule):
     Attributes
     ----------
     hit_rate : Tensor of shape (networks,), float64
-        Chance that a decoy of a wrong label is the right one; NaN, as the next four, before the
-        first epoch.
-    seen : Tensor of shape (networks,), float64
-        Noise rate that the surest predictions of the last epoch showed.
+        Chance that a decoy of a wrong label is the right one; NaN, as `seen`, `of_decoys` and
+        `contradicted`, before the first epoch.
+    seen : Tensor of shape (networks, 2), float64
+        Noise rates that the surest predictions of the last two epochs showed.
     seen_held : Tensor of shape (networks,), float64
-        Highest that two epochs in a row have shown; NaN after the first.
+        Highest that is held of those seen before.
     of_decoys : Tensor of shape (networks,), float64
         Noise rate of the decoys in the last fit.
     contradicted : Tensor of shape (networks,), float64
@@ -86,10 +89,12 @@ class NoiseMemory(StateModule):
     def __init__(self, networks: int) -> None:
         super().__init__()
         rates = torch.zeros(networks, dtype=torch.float64)
-        for name in ("hit_rate", "seen", "seen_held", "of_decoys", "contradicted"):
+        for name in ("hit_rate", "of_decoys", "contradicted"):
             self.register_buffer(name, torch.full_like(rates, torch.nan))
+        self.register_buffer("seen", rates.new_full((networks, 2), torch.nan))
+        self.register_buffer("seen_held", rates)
         self.register_buffer("found", rates.new_zeros(networks, 2))
-        self.register_buffer("found_held", rates)
+        self.register_buffer("found_held", rates.clone())
         self.register_buffer("given_up", torch.zeros(networks, dtype=torch.bool))
         self.register_buffer("disputed", torch.tensor(torch.inf, dtype=torch.float64))
         self.register_buffer("waiting", torch.tensor(True))
@@ -102,8 +107,8 @@ class NoiseMemory(StateModule):
     def look(self, epoch: DecoyAccumulator) -> None:
         """Take in what an epoch has shown, summed over all processes."""
         if not self.believes:
-            for rates in (self.seen, self.seen_held, self.of_decoys):
-                rates.fill_(torch.nan)
+            self.seen.fill_(torch.nan)
+            self.of_decoys.fill_(torch.nan)
         if epoch.disputes.any():
             disputed = float(of_surest(epoch.disputes.cpu().numpy()).max())
             self.waiting &= MOSTLY_DISPUTED < disputed < self.disputed.item()
@@ -113,21 +118,21 @@ class NoiseMemory(StateModule):
         for network, counts in enumerate(epoch.contradictions.cpu().numpy()):
             if not counts.any():  # an epoch that showed nothing says nothing
                 continue
-            rate, last = contradiction_rate(counts), self.seen[network].item()
+            rate, (before, last) = contradiction_rate(counts), self.seen[network].tolist()
             held, of_decoys = self.seen_held[network].item(), self.of_decoys[network].item()
-            if not math.isnan(last):
-                held = max(min(rate, last), 0.0 if math.isnan(held) else held)
-                if of_decoys >= last:
-                    held = max(held, of_decoys)
-            self.seen[network], self.seen_held[network] = rate, held
+            held = np.fmax(held, np.min([before, last, STILL * rate]))  # NaN where one is not known
+            self.seen_held[network] = max(held, of_decoys) if of_decoys >= last else held
+            self.seen[network] = self.seen.new_tensor([last, rate])
             self.contradicted[network] = counts[..., 1].sum() / counts.sum()
 
     def hints(self, network: int) -> dict[str, float]:
         """Tell `DecoyMixture.fit` what it cannot see in similarities and decoys."""
-        seen, errors = self.seen_held[network].item(), 0.0
-        if math.isnan(seen):
-            seen = max(0.0, self.seen[network].item() - FIRST_SURPLUS)  # 0 if that is NaN too
+        before, last = self.seen[network].tolist()
+        if math.isnan(before):
+            seen = max(0.0, last - FIRST_SURPLUS)  # 0 if that is NaN too
             errors = max(0.0, self.contradicted[network].item() - seen) / (1 - seen)
+        else:
+            seen, errors = max(self.seen_held[network].item(), min(before, last)), 0.0
         return {
             "hit_rate": self.hit_rate[network].item(),
             "seen_rate": seen,
