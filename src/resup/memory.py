@@ -63,8 +63,8 @@ class NoiseMemory(StateModule):
         Noise rates of the last two fits.
     found_held : Tensor of shape (networks,), float64
         Highest that three fits in a row have found.
-    given_up : Tensor of shape (networks,), bool
-        See :func:`resup.balance.given_up`.
+    given_up : Tensor of shape (networks, 2), bool
+        Of the last two epochs, see :func:`resup.balance.given_up`.
     disputed : Tensor of shape (), float64
         Lowest share so far of their surest predictions on which the networks differ.
     waiting : Tensor of shape (), bool
@@ -95,7 +95,7 @@ class NoiseMemory(StateModule):
         self.register_buffer("seen_held", rates)
         self.register_buffer("found", rates.new_zeros(networks, 2))
         self.register_buffer("found_held", rates.clone())
-        self.register_buffer("given_up", torch.zeros(networks, dtype=torch.bool))
+        self.register_buffer("given_up", torch.zeros(networks, 2, dtype=torch.bool))
         self.register_buffer("disputed", torch.tensor(torch.inf, dtype=torch.float64))
         self.register_buffer("waiting", torch.tensor(True))
 
@@ -113,7 +113,8 @@ class NoiseMemory(StateModule):
             disputed = float(of_surest(epoch.disputes.cpu().numpy()).max())
             self.waiting &= MOSTLY_DISPUTED < disputed < self.disputed.item()
             self.disputed.clamp_(max=disputed)
-        self.given_up.copy_(given_up(epoch.contradictions.sum((2, 3)), epoch.labels))
+        now = given_up(epoch.contradictions.sum((2, 3)), epoch.labels)
+        self.given_up.copy_(torch.stack([self.given_up[:, 1], now], 1))
         self.hit_rate.fill_(1 / (len(epoch.labels) - 1))
         for network, counts in enumerate(epoch.contradictions.cpu().numpy()):
             if not counts.any():  # an epoch that showed nothing says nothing

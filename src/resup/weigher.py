@@ -47,8 +47,8 @@ class SampleWeigher(StateModule):
         fitted for each network. For a `DecoyMixture` the step gathers decoys and how often the
         surest predictions contradict their labels, and noise rates are remembered from epoch to
         epoch (:class:`resup.memory.NoiseMemory`). To hold a rate, all odds are shifted alike.
-        While a network finds that most labels are wrong, or hardly ever predicts a class that is
-        common among them, its weights are scaled so that the labels of each class weigh the same
+        While a network finds that most labels are wrong, or for two epochs hardly ever predicts a
+        class that is common among them, its weights are scaled so that the labels of each class weigh the same
         on average (:class:`resup.balance.ClassBalance`); a CUDA graph has to be captured anew when
         a `refit` has changed `balanced`.
     networks : int, default=2
@@ -247,7 +247,7 @@ class SampleWeigher(StateModule):
             if not again:
                 self.memory.find(network, rate)
             most, waiting = self.memory.most(network), bool(self.memory.waiting)
-            unfair = max(rate, most) > MAJORITY or bool(self.memory.given_up[network])
+            unfair = max(rate, most) > MAJORITY or bool(self.memory.given_up[network].all())
             self.balance.on[network] = unfair = unfair and not waiting
             self.balanced |= unfair
         if waiting or rate < self.negligible_noise:
