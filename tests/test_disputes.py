@@ -96,6 +96,7 @@ def test_what_is_remembered_epoch_by_epoch():
         ((0.4, 0.3), (0.8, 0.1), True, False, (0.4 - first, 0.3 - first)),
         ((0.2, 0.2), (0.6, 0.6), True, False, (0.2 - first, 0.2 - first)),  # fewer than before
         ((0.3, 0.3), (0.2, 0.6), False, False, (0.3 - first, 0.3 - first)),  # no fewer
+        ((0.3, 0.3), (0.31, 0.2), False, False, (0.3 - first, 0.3 - first)),
         ((0.3, 0.25), (0.3, 0.1), False, True, (0.3 - first, 0.25 - first)),  # it is remembered
         ((0.2, 0.4), (0.9, 0.9), False, True, (0.2, 0.25)),  # to have agreed once is enough
         ((0.02, 0.4), (0.0, 0.0), False, True, (0.08, 0.4)),  # four times 0.02
@@ -121,6 +122,14 @@ def test_what_is_remembered_epoch_by_epoch():
     before["given_up"][:, 1] = True
     for name, value in memory.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize(("disputed", "waits"), [(0.51, True), (0.49, False)])
+def test_no_waiting_once_most_is_agreed_on(disputed, waits):
+    memory = NoiseMemory(2)
+    memory.look(epoch((0.4, 0.4), (0.9, 0.9)))
+    memory.look(epoch((0.4, 0.4), (0.1, disputed)))
+    assert bool(memory.waiting) == waits
 
 
 def test_decoys_are_forgotten_with_the_rest():
