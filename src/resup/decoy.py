@@ -401,10 +401,10 @@ def contradiction_rate(counts: ArrayLike) -> float:
 
 
 def of_surest(counts: Array, surest: float = SUREST) -> Array:
-    """Share of the second kind in the surest tenth of each group, for counts (groups, B, 2)."""
+    """Share of the second kind in the surest part of each group, for counts (groups, B, 2)."""
     from_top = counts[:, ::-1].cumsum(1)
     n = from_top.sum(2)
-    cut = (n < surest * n[:, -1:]).sum(1)  # the bin at which the tenth is reached
+    cut = (n < surest * n[:, -1:]).sum(1)  # the bin at which it is reached
     groups = np.arange(len(n))
     second, both = from_top[groups, cut, 1], n[groups, cut]
     shares: Array = second / np.where(both > 0, both, 1)
