@@ -58,20 +58,15 @@ def images_and_labels(name: str, root: Path | None) -> tuple[np.ndarray, np.ndar
     return images[:SAMPLES], labels[:SAMPLES]
 
 
-def given_labels(kind: str, rate: float, seed: int, x: torch.Tensor, true: np.ndarray, of: tuple):
-    name, root = of
-    c = int(true.max()) + 1
-    if kind in cifar10.HUMAN:
-        return cifar10.human_labels(root, kind)[: len(true)]
+def noisy(name: str, kind: str, rate: float, x: torch.Tensor, true: np.ndarray, c: int, seed: int):
+    """Given labels, (N,), of all kinds but those of people."""
     if kind == "image":
-        rows = noise.instance_transition(x, true, rate, c, seed)
-        return noise.draw_labels(rows, seed)
-    partners = {"pair": {y: (y + 1) % c for y in range(c)}, "asym": LOOKALIKES.get(name)}
-    rows = (
-        noise.symmetric_transition(c, rate)
-        if kind == "sym"
-        else noise.asymmetric_transition(c, rate, partners[kind])
-    )
+        return noise.draw_labels(noise.instance_transition(x, true, rate, c, seed), seed)
+    if kind == "sym":
+        rows = noise.symmetric_transition(c, rate)
+    else:
+        partners = LOOKALIKES[name] if kind == "asym" else {y: (y + 1) % c for y in range(c)}
+        rows = noise.asymmetric_transition(c, rate, partners)
     return noise.apply_transition(true, rows, seed)
 
 
@@ -94,9 +89,12 @@ def record(run: str, root: Path | None) -> dict[str, np.ndarray]:
     torch.manual_seed(seed)
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255)
     x = (x - x.mean((0, 2, 3), keepdim=True)) / x.std((0, 2, 3), keepdim=True)
-    given = np.asarray(given_labels(kind, rate, seed, x, true, (name, root)))
-    y, c = torch.from_numpy(given).long(), int(true.max()) + 1
-    wrong = given != true
+    c = int(true.max()) + 1
+    if kind in cifar10.HUMAN:
+        given = cifar10.human_labels(root, kind)[: len(true)]
+    else:
+        given = noisy(name, kind, rate, x, true, c, seed)
+    y, wrong = torch.from_numpy(given).long(), given != true
     print(f"{run}: {len(y)} samples, seed {seed}, realised rate {wrong.mean():.3f}", flush=True)
 
     net = network(x.shape[1], c, small=name == "digits")
@@ -134,7 +132,8 @@ def main() -> None:
     torch.set_num_threads(1)
     args.folder.mkdir(parents=True, exist_ok=True)
     names = NOISES if args.data else ["digits"]
-    for run in args.runs or [f"{name}_{kind}" for name in names for kind in NOISES[name]]:
+    runs = args.runs or [f"{name}_{kind}" for name in names for kind in NOISES[name]]
+    for run in runs:
         if not (path := args.folder / f"{run}.npz").exists():
             np.savez_compressed(path, **record(run, args.data))
 

@@ -34,12 +34,11 @@ class NoiseMemory(StateModule):
 
     Networks that know little must not choose what to learn from. In a network's first fit, or while
     its rates are forgotten, no label is taken to be less likely right than 0.4 of the share of
-    right labels that it contradicts. In
-    training, the mean posterior of a wrong label is at most one half until three fits in a row have
-    found more. And networks that contradict each other know too little to contradict labels: a rate
-    is forgotten after its epoch until they differ on at most 0.3 of the surest tenth of either's
-    predictions, and every weight stays 1 while they differ on more than half of it and on less
-    than ever before.
+    right labels that it contradicts. In training, the mean posterior of a wrong label is at most
+    one half until three fits in a row have found more. And networks that contradict each other know
+    too little to contradict labels: a rate is forgotten after its epoch until they differ on at
+    most 0.3 of the surest tenth of either's predictions, and every weight stays 1 while they differ
+    on more than half of it and on less than ever before.
 
     Parameters
     ----------
