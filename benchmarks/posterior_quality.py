@@ -97,7 +97,7 @@ def decoys_alone(epoch: Epoch) -> Fit:
 
 def decoys_in_training() -> Callable[[Epoch], Fit]:
     """As `CoTrainer` uses them: decoys and the rate seen gathered in the step, remembered."""
-    weigher = SampleWeigher(DecoyMixture(), networks=1)
+    weigher = SampleWeigher(networks=1)
 
     def method(epoch: Epoch) -> Fit:
         logits, label = torch.from_numpy(epoch.logits).float(), torch.from_numpy(epoch.label)

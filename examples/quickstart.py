@@ -19,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from resup import CoTrainer, DecoyMixture, SimilarityHistogram, noise
+from resup import CoTrainer, SimilarityHistogram, noise
 from resup.plotting import plot_history, plot_mixture, plot_suspects
 
 CLASSES, TEST_SAMPLES, EARLY = 10, 500, 2
@@ -63,7 +63,6 @@ def train(digits: Digits, epochs: int, seed: int, plain: bool) -> tuple[CoTraine
     trainer = CoTrainer(
         networks,
         optimizer,
-        mixture=DecoyMixture(),
         consistency_weight=CONSISTENCY,
         warmup_epochs=epochs if plain else 1,
     )

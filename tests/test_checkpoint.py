@@ -118,7 +118,7 @@ def test_another_format_version(tmp_path, version):
     trainer, loader = make()
     save_checkpoint(trainer.state_dict() | {"format_version": version}, tmp_path / "other.pt")
     with pytest.raises(
-        ValueError, match=f"format_version {version}, this version of resup reads 3"
+        ValueError, match=f"format_version {version}, this version of resup reads 4"
     ):
         trainer.fit(loader, 1, resume=tmp_path / "other.pt")
 
@@ -158,7 +158,7 @@ def test_numbers_of_numpy_come_back_as_numbers(tmp_path):
     trainer.fit(loader, 1, checkpoint=path)
     state = load_checkpoint(path)
     assert state["history"][0]["score"] == 0.5
-    assert state["schedulers"][0]["_last_lr"] == pytest.approx([1e-2 * np.cos(0.1)])
+    assert state["scheduler_0"]["_last_lr"] == pytest.approx([1e-2 * np.cos(0.1)])
 
 
 def test_what_could_not_be_read_is_not_written(tmp_path):
@@ -186,7 +186,7 @@ def test_a_state_of_another_kind(tmp_path):
         return CoTrainer(nets, stepper, scheduler(stepper), progress=False, **options)
 
     for misfit, message in (
-        (other(torch.nn.Linear(6, 3)), r"the state of models\[0\] does not fit"),
+        (other(torch.nn.Linear(6, 3)), "the state of model_a does not fit"),
         (
             other(optimizer=torch.optim.SGD),
             "state is of .*, this trainer has SGD, StepLR",
@@ -195,7 +195,7 @@ def test_a_state_of_another_kind(tmp_path):
             other(scheduler=lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 9)),
             "state is of Adam, StepLR, this trainer has Adam, CosineAnnealingLR",
         ),
-        (other(mixture=BetaMixture()), "the state of the weigher does not fit"),
+        (other(mixture=BetaMixture()), "the state of weigher does not fit"),
     ):
         with pytest.raises(ValueError, match=message):
             misfit.fit(loader, 2, resume=path)
@@ -224,6 +224,6 @@ def test_a_state_without_random_states_or_parts(tmp_path):
     other, _ = make()
     assert other.fit(loader, 2, resume=tmp_path / "own.pt").epoch == 2
     state = trainer.state_dict()
-    del state["models"], state["scaler"]
-    with pytest.raises(ValueError, match="state lacks models, scaler"):
+    del state["model_a"], state["weigher"]
+    with pytest.raises(ValueError, match="state lacks model_a, weigher"):
         other.load_state_dict(state)

@@ -5,14 +5,10 @@ import copy
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from mixtures import logits_of_a_network, shown
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
 from resup import (
     BetaMixture,
-    CoTrainer,
     DecoyMixture,
     SampleWeigher,
     SimilarityHistogram,
@@ -204,34 +200,3 @@ def test_what_is_not_recorded_is_no_decoy():
     weigher(logits, targets, record=False)
     assert weigher.decoys.histograms.counts.sum() == 0
     assert weigher.decoys.shift == 0
-
-
-# ---------------------------------------------------------------------------- CoTrainer
-
-
-def test_warmup_is_bit_for_bit_two_plain_loops():
-    def net(width):
-        return nn.Sequential(
-            nn.Linear(6, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, 3)
-        )
-
-    x = torch.randn(160, 6)
-    train = TensorDataset(x, x[:, :3].argmax(1))
-    mine = net(16), net(24)
-    theirs = copy.deepcopy(mine)
-    torch.manual_seed(1)
-    optimizer = torch.optim.Adam([p for m in mine for p in m.parameters()], lr=1e-2)
-    trainer = CoTrainer(
-        mine, optimizer, warmup_epochs=3, mixture=DecoyMixture(), progress=False
-    ).fit(DataLoader(train, 24, shuffle=True), 3)
-    assert len(trainer.weigher.mixtures_) == 2
-    for model, ours in zip(theirs, mine, strict=True):
-        torch.manual_seed(1)
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-        for _ in range(3):
-            for xs, ys in DataLoader(train, 24, shuffle=True):
-                optimizer.zero_grad()
-                F.cross_entropy(model(xs), ys).backward()
-                optimizer.step()
-        for a, b in zip(model.state_dict().values(), ours.state_dict().values(), strict=True):
-            assert torch.equal(a, b)

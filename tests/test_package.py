@@ -32,6 +32,7 @@ ORDER = [
     "callbacks",
     "checkpoint",
     "pair",
+    "judge",
     "trainer",
     "noise",
     "plotting",

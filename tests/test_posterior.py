@@ -7,7 +7,6 @@ from sklearn.mixture import GaussianMixture
 
 from resup import (
     BetaMixture,
-    DecoyMixture,
     Posterior,
     SimilarityHistogram,
     log_label_similarity,
@@ -35,13 +34,6 @@ def test_within_1e_5_of_the_float64_posterior(name, similarities):
     with np.errstate(divide="ignore"):
         logs = [torch.tensor(v, dtype=torch.float32) for v in (np.log(s), np.log1p(-s))]
     got = Posterior().load(mixture)(*logs)
-    np.testing.assert_allclose(got, mixture.predict_proba(s)[:, -1], atol=1e-5)
-
-
-def test_decoy_mixtures_too(similarities):
-    mixture = DecoyMixture().fit(similarities, np.random.default_rng(1).beta(0.6, 4, 2000))
-    s = np.linspace(0.001, 0.999, 999)
-    got = Posterior().load(mixture)(torch.tensor(np.log(s)), torch.tensor(np.log1p(-s)))
     np.testing.assert_allclose(got, mixture.predict_proba(s)[:, -1], atol=1e-5)
 
 

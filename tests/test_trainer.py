@@ -25,9 +25,9 @@ def test_warmup_is_bit_for_bit_two_plain_loops(options, joint):
     theirs = copy.deepcopy(mine)
     torch.manual_seed(1)
     optimizer = adam(*mine) if joint else [adam(m) for m in mine]
-    CoTrainer(mine, optimizer, progress=False, **options).fit(
-        DataLoader(train, 24, shuffle=True), 3
-    )
+    t = CoTrainer(mine, optimizer, progress=False, **options)
+    t.fit(DataLoader(train, 24, shuffle=True), 3)
+    assert len(t.weigher.mixtures_) == 2
     for model in theirs:
         torch.manual_seed(1)
         optimizer = adam(model)
@@ -183,11 +183,11 @@ def test_state_dict_goes_on_as_if_nothing_had_happened(options, tmp_path):
 
 def test_a_foreign_state_is_refused():
     t = trainer()
-    with pytest.raises(ValueError, match="format_version None, this version of resup reads 3"):
+    with pytest.raises(ValueError, match="format_version None, this version of resup reads 4"):
         t.load_state_dict({})
     state = t.state_dict()
     other = CoTrainer(models := pair(), [adam(m) for m in models], progress=False)
-    with pytest.raises(ValueError, match="state holds 1 optimizers, this trainer has 2"):
+    with pytest.raises(ValueError, match="state is of Adam, this trainer has Adam, Adam"):
         other.load_state_dict(state)
 
 

@@ -54,14 +54,6 @@ def _keys(s: NDArray[np.floating], workspace: tuple[NDArray[Any], ...]) -> NDArr
     return keys
 
 
-def bin_index(similarities: NDArray[np.floating]) -> NDArray[np.intp]:
-    """Bin of each similarity in [0, 1], without a logarithm."""
-    bins: NDArray[np.intp] = _BIN_OF_KEY[
-        _keys(similarities, _workspace(len(similarities), similarities.dtype))
-    ]
-    return bins
-
-
 def count(s: NDArray[Any], weights: NDArray[Any] | None, name: str = "similarities") -> Array:
     """Sum the weights in each bin, (2432,); raise if a value is NaN or outside [0, 1].
 

@@ -55,18 +55,11 @@ def start_workers(loader: Iterable[Any]) -> None:
 
 def until_stopped(loader: Iterable[Any], stopped: Callable[[], bool]) -> Iterator[Any]:
     """Batches of a loader; ends also where its workers were told to stop with this process."""
-    batches = None
-    while True:
-        try:
-            batches = iter(loader) if batches is None else batches
-            batch = next(batches)
-        except StopIteration:
-            return
-        except RuntimeError:
-            if stopped():
-                return
+    try:
+        yield from loader
+    except RuntimeError:
+        if not stopped():
             raise
-        yield batch
 
 
 def check_order(loader: Iterable[Any]) -> None:

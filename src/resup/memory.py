@@ -47,7 +47,7 @@ class NoiseMemory(StateModule):
 
     Attributes
     ----------
-    hit_rate : Tensor of shape (networks,), float64
+    hit_rate : Tensor of shape (), float64
         Chance that a decoy of a wrong label is the right one; NaN, as `seen`, `of_decoys` and
         `contradicted`, before the first epoch.
     seen : Tensor of shape (networks, 2), float64
@@ -88,8 +88,9 @@ class NoiseMemory(StateModule):
     def __init__(self, networks: int) -> None:
         super().__init__()
         rates = torch.zeros(networks, dtype=torch.float64)
-        for name in ("hit_rate", "of_decoys", "contradicted"):
-            self.register_buffer(name, torch.full_like(rates, torch.nan))
+        self.register_buffer("hit_rate", rates.new_tensor(torch.nan))
+        self.register_buffer("of_decoys", torch.full_like(rates, torch.nan))
+        self.register_buffer("contradicted", torch.full_like(rates, torch.nan))
         self.register_buffer("seen", rates.new_full((networks, 2), torch.nan))
         self.register_buffer("seen_held", rates)
         self.register_buffer("found", rates.new_zeros(networks, 2))
@@ -134,7 +135,7 @@ class NoiseMemory(StateModule):
         else:
             seen, errors = max(self.seen_held[network].item(), min(before, last)), 0.0
         return {
-            "hit_rate": self.hit_rate[network].item(),
+            "hit_rate": self.hit_rate.item(),
             "seen_rate": seen,
             "least_rate": min(self.found_held[network].item(), BELIEVED * seen),
             "least_probability": FIRST_DOUBT * errors,

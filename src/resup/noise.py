@@ -137,12 +137,7 @@ def apply_transition(labels: ArrayLike, transition: ArrayLike, seed: int) -> Lab
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"transition must have shape (C, C), got {matrix.shape}")
     cumulative = _cumulative("transition", matrix)
-    true = _check_labels(labels, len(matrix))
-    u = np.random.default_rng(seed).random(len(true))
-    given = np.empty_like(true)
-    for c, row in enumerate(cumulative):
-        given[true == c] = np.searchsorted(row, u[true == c], side="right")
-    return given
+    return _draw(cumulative[_check_labels(labels, len(matrix))], seed)
 
 
 def instance_transition(
@@ -244,7 +239,10 @@ def draw_labels(distributions: ArrayLike, seed: int) -> Labels:
     >>> draw_labels([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], seed=0)
     array([0, 1, 1])
     """
-    cumulative = _cumulative("distributions", distributions)
+    return _draw(_cumulative("distributions", distributions), seed)
+
+
+def _draw(cumulative: Matrix, seed: int) -> Labels:
     u = np.random.default_rng(seed).random(len(cumulative))
     labels: Labels = (u[:, None] >= cumulative).sum(1)
     return labels

@@ -14,7 +14,6 @@ from . import loaders
 from ._checks import check_choice, check_methods
 from ._validation import check_logits_targets, check_models, check_pair
 from .checkpoint import random_states, set_random_states
-from .distributed import global_means
 
 
 class NetworkPair:
@@ -50,18 +49,6 @@ class NetworkPair:
                 f"{type(output).__name__}; override CoTrainer.forward for other models"
             )
         return logits
-
-    @torch.no_grad()
-    def evaluate(self, loader: Iterable[Any]) -> dict[str, float]:
-        """Accuracy of each network on `loader`: ``accuracy_a``, ``accuracy_b``, in [0, 1]."""
-        right = torch.zeros(2, device=self.device)
-        samples = 0
-        for logits, targets in self._predict(loader):
-            right += (logits.argmax(-1) == targets).sum(1)
-            samples += len(targets)
-        if not samples:
-            raise ValueError("the loader to evaluate gave no sample")
-        return global_means({"accuracy_a": (right[0], samples), "accuracy_b": (right[1], samples)})
 
     def _predict(
         self, loader: Iterable[Any], rewind: bool = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +19,6 @@ from .accumulator import Bins
 from .histogram import CENTRES, N_BINS, SimilarityHistogram, as_similarities, in_range, to_numpy
 
 __all__ = ["AnyMixture", "Posterior", "TablePosterior"]
-
-
-class _HasLogOdds(Protocol):
-    log_odds_: LogOdds
 
 
 class Posterior(StateModule):
@@ -69,7 +65,7 @@ class Posterior(StateModule):
         row = torch.tensor([odds.a, odds.b, odds.c, *odds.log_bounds()], dtype=torch.float32)
         self.coefficients[group].copy_(row)
 
-    def load(self, mixture: _HasLogOdds | LogOdds, group: int = 0) -> Self:
+    def load(self, mixture: Any, group: int = 0) -> Self:
         """Take over a fitted mixture.
 
         Parameters

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -33,19 +32,18 @@ from .checkpoint import (
     set_random_states,
 )
 from .distributed import bounds, everyones, explain_loss, is_distributed, rank, unwrap
+from .judge import JudgingPair
 from .losses import ConsistencyLoss, CrossWeightedLoss
-from .pair import NetworkPair
 from .progress import EpochProgress
-from .report import LabelReport
 from .similarity import Signal
 from .weigher import SampleWeigher
 
 __all__ = ["CoTrainer"]
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 
-class CoTrainer(NetworkPair):
+class CoTrainer(JudgingPair):
     r"""Train a pair of networks that weigh each other's samples (Eq. 6).
 
     .. math:: L = L_{\mathrm{cross\text{-}weighted}} + \lambda \, L_{\mathrm{consistency}}
@@ -454,77 +452,6 @@ class CoTrainer(NetworkPair):
         if self.scheduler_interval == "step":
             self._step_schedulers()
 
-    # ------------------------------------------------------------------ looking
-
-    @torch.no_grad()
-    def clean_probability(self, loader: Iterable[Any]) -> Tensor:
-        """Probability that each label is right, as both networks see it.
-
-        Parameters
-        ----------
-        loader : iterable of batches
-            In a fixed order, and without augmentation for the clearest view.
-
-        Returns
-        -------
-        Tensor of shape (N,), float32, on the CPU
-            Mean of the two networks' posteriors (Eq. 5) in eval mode, in loader order.
-
-        Raises
-        ------
-        RuntimeError
-            If no mixture has been fitted yet.
-        ValueError
-            If the loader shuffles or drops samples, so that its order would mean nothing, or is
-            empty.
-        """
-        *_, clean_a, clean_b = self._judged(loader)
-        return (clean_a + clean_b).float() / 2
-
-    @torch.no_grad()
-    def report(self, loader: Iterable[Any], probability: ArrayLike | None = None) -> LabelReport:
-        """Ranked table of the labels of `loader`, the most suspicious first.
-
-        Parameters
-        ----------
-        loader : iterable of batches
-            In a fixed order, and without augmentation for the clearest view.
-        probability : array-like of shape (N,), optional
-            How likely each label is to be right, in loader order, in place of `clean_probability`.
-            The mean over the epochs, ``ProbabilityHistory(loader).probability.mean(0)``, ranks and
-            states false discoveries better: late epochs have learnt wrong labels by heart.
-
-        Returns
-        -------
-        LabelReport
-            With suggested labels, both networks' probabilities and q-values.
-
-        Raises
-        ------
-        RuntimeError, ValueError
-            As `clean_probability`, or if `probability` is not (N,), in [0, 1].
-        """
-        given, suggested, agree, a, b = (column.numpy() for column in self._judged(loader))
-        return LabelReport.ranked(given, suggested, agree, a, b, probability)
-
-    def _judged(self, loader: Iterable[Any]) -> list[Tensor]:
-        """Given and suggested labels, agreement, and posteriors of A and of B, each (N,)."""
-        if not self.weigher.mixtures_:
-            raise RuntimeError(
-                "judging labels needs a fitted mixture: train for max(1, warmup_epochs) = "
-                f"{max(1, self.warmup_epochs)} epochs first ({self.epoch} done)"
-            )
-        loaders.check_order(loader)
-        columns: list[tuple[Tensor, ...]] = []
-        for logits, targets in self._predict(loader):
-            clean_a, clean_b = self.weigher.judge(logits, targets)
-            predicted = logits.argmax(-1)
-            suggested = logits.float().softmax(-1).mean(0).argmax(-1)
-            columns.append((targets, suggested, predicted[0] == predicted[1], clean_a, clean_b))
-        if not columns:
-            raise ValueError("the loader gave no batch")
-        return [torch.cat(column).cpu() for column in zip(*columns, strict=True)]
-
     # ------------------------------------------------------------------ state
 
     @property
@@ -535,20 +462,17 @@ class CoTrainer(NetworkPair):
     def state_dict(self) -> dict[str, Any]:
         """All that a later `load_state_dict` needs to go on, of tensors and plain values.
 
-        The random states of now are not in it, only, in the middle of an epoch, those of its start;
-        the checkpoints of `fit` hold them beside it.
+        The state of network A is ``model_a``, that of B ``model_b``. The random states of now are
+        not in it, only, in the middle of an epoch, those of its start; the checkpoints of `fit`
+        hold them beside it.
         """
         return {
             "format_version": FORMAT_VERSION,
             "kinds": self._kinds(),
             "epoch": self.epoch,
             "history": [dict(record) for record in self.history],
-            "models": [unwrap(model).state_dict() for model in self.models],
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
-            "scaler": self.scaler.state_dict() if self.scaler else None,
-            "weigher": self.weigher.state_dict(),
             "epoch_so_far": self._done.state() if self._done.steps else None,
+            **{name: part.state_dict() for name, part in self._parts().items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -566,41 +490,34 @@ class CoTrainer(NetworkPair):
                 f"state has format_version {version!r}, this version of resup reads "
                 f"{FORMAT_VERSION}"
             )
-        parts = ("kinds", "epoch", "history", "models", "optimizers", "schedulers", "scaler")
-        if missing := [name for name in (*parts, "weigher", "epoch_so_far") if name not in state]:
-            raise ValueError(f"state lacks {', '.join(missing)}")
-        for name in ("optimizers", "schedulers"):
-            if len(state[name]) != len(getattr(self, name)):
-                raise ValueError(
-                    f"state holds {len(state[name])} {name}, this trainer has "
-                    f"{len(getattr(self, name))}"
-                )
-        if state["kinds"] != self._kinds():
+        parts = self._parts()
+        known = ("kinds", "epoch", "history", "epoch_so_far")
+        if (kinds := state.get("kinds", self._kinds())) != self._kinds():
             raise ValueError(
-                f"state is of {', '.join(state['kinds'])}, this trainer has "
-                f"{', '.join(self._kinds())}"
+                f"state is of {', '.join(kinds)}, this trainer has {', '.join(self._kinds())}"
             )
-        if (state["scaler"] is None) != (self.scaler is None):
-            raise ValueError("state and trainer must both have a scaler or both have none")
-        takers = [
-            *((unwrap(model), f"models[{i}]") for i, model in enumerate(self.models)),
-            *((optimizer, f"optimizers[{i}]") for i, optimizer in enumerate(self.optimizers)),
-            *((scheduler, f"schedulers[{i}]") for i, scheduler in enumerate(self.schedulers)),
-            *([(self.scaler, "scaler")] if self.scaler else []),
-            (self.weigher, "the weigher"),
-        ]
-        states = [*state["models"], *state["optimizers"], *state["schedulers"]]
-        states += [state["scaler"]] * bool(self.scaler) + [state["weigher"]]
-        for (part, name), saved in zip(takers, states, strict=True):
-            load_part(part, saved, name)
+        if missing := [name for name in (*known, *parts) if name not in state]:
+            raise ValueError(f"state lacks {', '.join(missing)}")
+        for name, part in parts.items():
+            load_part(part, state[name], name)
         self.epoch = state["epoch"]
         self.history = [dict(record) for record in state["history"]]
         self._done = EpochProgress(**(state["epoch_so_far"] or {}))
         self._done.sums = {key: value.to(self.device) for key, value in self._done.sums.items()}
 
+    def _parts(self) -> dict[str, Any]:
+        """Name all that has a state of its own."""
+        parts: dict[str, Any] = {
+            f"model_{x}": unwrap(m) for x, m in zip("ab", self.models, strict=True)
+        }
+        parts |= {f"optimizer_{i}": optimizer for i, optimizer in enumerate(self.optimizers)}
+        parts |= {f"scheduler_{i}": scheduler for i, scheduler in enumerate(self.schedulers)}
+        return parts | ({"scaler": self.scaler} if self.scaler else {}) | {"weigher": self.weigher}
+
     def _kinds(self) -> list[str]:
-        """Name optimizers and schedulers: each would take over the state of another kind."""
-        return [type(part).__name__ for part in (*self.optimizers, *self.schedulers)]
+        """Name what would take over the state of another kind without an error."""
+        parts = (*self.optimizers, *self.schedulers, *([self.scaler] if self.scaler else []))
+        return [type(part).__name__ for part in parts]
 
     def _save(
         self, path: str | os.PathLike[str] | None, generators: Sequence[torch.Generator]
