@@ -187,7 +187,7 @@ def test_a_foreign_state_is_refused():
         t.load_state_dict({})
     state = t.state_dict()
     other = CoTrainer(models := pair(), [adam(m) for m in models], progress=False)
-    with pytest.raises(ValueError, match="state is of Adam, this trainer has Adam, Adam"):
+    with pytest.raises(ValueError, match=r"state is of Adam, Decoy.* has Adam, Adam"):
         other.load_state_dict(state)
 
 
@@ -315,7 +315,7 @@ def test_optimizers_must_own_the_models():
         CoTrainer(models, adam(models[0]))
     with pytest.raises(ValueError, match="optimizer holds 6 parameters that belong to neither"):
         CoTrainer(models, adam(*models, net()))
-    with pytest.raises(ValueError, match="optimizers must not share parameters"):
+    with pytest.raises(ValueError, match="optimizers must own each parameter once"):
         CoTrainer(models, [adam(*models), adam(models[1])])
     for optimizer, kind in (([1], "int"), (None, "NoneType")):
         with pytest.raises(TypeError, match=rf"optimizer must be an Optimizer .* got \({kind}\)"):

@@ -151,7 +151,9 @@ def test_all_callbacks_are_told_of_the_end():
 
 
 def test_a_consistency_that_is_no_scalar_is_named():
-    with pytest.raises(ValueError, match=r"consistency must return a scalar, got shape \(40, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"must return a scalar Tensor, got torch.Size\(\[40, 3\]\)"
+    ):
         trainer(consistency=nn.MSELoss(reduction="none"), warmup_epochs=0).fit(loader(), 1)
 
 

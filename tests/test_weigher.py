@@ -363,3 +363,16 @@ def test_a_network_that_shows_nothing_is_named():
 def test_bad_settings(option):
     with pytest.raises(ValueError, match=f"{next(iter(option))} must be"):
         SampleWeigher(**option)
+
+
+def test_a_module_loaded_in_part_gets_the_mixtures_of_its_weigher():
+    logits, targets, _ = logits_like_a_network()
+    first, second = (
+        nn.ModuleDict({"head": nn.Linear(3, 3), "weigher": SampleWeigher()}) for _ in range(2)
+    )
+    first["weigher"](logits, targets)
+    first["weigher"].refit()
+    state = first.state_dict()
+    parts = {key: value for key, value in state.items() if not key.startswith("head")}
+    second.load_state_dict(parts, strict=False)
+    assert second["weigher"].noise_rates_ == first["weigher"].noise_rates_

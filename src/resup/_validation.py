@@ -135,4 +135,6 @@ def check_optimizers(models: Sequence[nn.Module], optimizers: Sequence[Optimizer
     if foreign:
         raise ValueError(f"optimizer holds {foreign} parameters that belong to neither model")
     if len(held) != len(owned):
-        raise ValueError("optimizers must not share parameters")
+        raise ValueError(
+            "optimizers must own each parameter once; list those that both models share only once"
+        )

@@ -8,12 +8,16 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from itertools import takewhile
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from .distributed import rank
 
 __all__ = ["Callback", "JSONLinesLogger", "ProbabilityHistory", "TensorBoardLogger"]
 
@@ -61,7 +65,8 @@ class JSONLinesLogger(Callback):
     def on_epoch_end(self, trainer: Any, record: Mapping[str, Any]) -> None:
         """Write a line."""
         now = time.perf_counter()
-        line = json.dumps({**record, "seconds": round(now - self._start, 3)})
+        record = {**record, "seconds": round(now - self._start, 3)}
+        line = json.dumps(record, default=methodcaller("item"))  # NumPy's and torch's numbers
         self._start = now
         if trainer.is_main_process:
             with open(self.path, "a", encoding="utf-8") as file:
@@ -79,9 +84,9 @@ def _epoch(line: str) -> float:
 class ProbabilityHistory(Callback):
     """Record after each epoch how likely each label is to be right.
 
-    It takes a pass over the loader per epoch, and 4 bytes per label and epoch; training goes on as
-    without it. Checkpoints do not hold it: after a resume it records from there on. Where training
-    goes on from an earlier epoch, later ones are dropped.
+    It takes a pass over the loader per epoch, and 4 bytes per label and epoch, in checkpoints too
+    (those of several processes hold what the first recorded); training goes on as without it. Where
+    training goes on from an earlier epoch, later ones are dropped.
 
     Parameters
     ----------
@@ -127,6 +132,17 @@ class ProbabilityHistory(Callback):
     def probability(self) -> NDArray[np.float32]:
         """How likely each label is to be right, (epochs, N)."""
         return np.stack(self._rows) if self._rows else np.empty((0, 0), np.float32)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that was recorded."""
+        return {"epochs": list(self.epochs), "rows": [torch.from_numpy(r) for r in self._rows]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave, in the process that gave it."""
+        if rank():
+            return
+        self.epochs = list(state["epochs"])
+        self._rows = [row.numpy() for row in state["rows"]]
 
     def on_fit_start(self, trainer: Any) -> None:
         """Drop the epochs that come again."""

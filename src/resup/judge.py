@@ -54,8 +54,8 @@ class JudgingPair(NetworkPair):
         RuntimeError
             If no mixture has been fitted yet.
         ValueError
-            If the loader shuffles or drops samples, so that its order would mean nothing, or is
-            empty.
+            If the loader is empty, or a DataLoader that drops samples or shuffles by a sampler of
+            torch's, so that its order would mean nothing. Other shuffling is not noticed.
         """
         *_, clean_a, clean_b = self._judged(loader)
         return (clean_a + clean_b).float() / 2

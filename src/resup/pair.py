@@ -70,7 +70,7 @@ class NetworkPair:
                     logits = [self.forward(model, inputs) for model in self.models]
                 check_pair(*logits)
                 check_logits_targets(logits[0], targets)
-                yield torch.stack(logits), targets
+                yield torch.stack(logits), targets.long()
         finally:
             if rewind:  # a DataLoader draws a seed for its workers
                 set_random_states(randomness, generators)

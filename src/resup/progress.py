@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from .distributed import global_means
 
@@ -17,11 +18,15 @@ class EpochProgress:
     """Kept on the device until the end of the epoch; its fields are in the trainer's state."""
 
     steps: int = 0
+    begun: int = 0
+    """The last step begun; one more than `steps` within a step."""
     batches: int | None = None
     """How many the loader says that it has."""
     sums: dict[tuple[str, ...], Tensor] = field(default_factory=dict)
     """By the names of what a step gives, its values summed over the samples: one sum per step."""
     samples: dict[tuple[str, ...], int] = field(default_factory=dict)
+    first_bad: Tensor = field(default_factory=lambda: torch.tensor(torch.inf))
+    """The first step whose loss was not finite."""
     randomness: dict[str, Any] | None = None
     """Random states at the start of the epoch."""
     lr: float = 0.0
@@ -30,12 +35,21 @@ class EpochProgress:
     def add(self, values: Mapping[str, Tensor], samples: int) -> None:
         """Count one step and the scalars that it gave."""
         self.steps += 1
+        loss = values["loss"]
+        finite = loss - loss == 0  # isfinite takes more kernels
+        self.first_bad = torch.where(finite, self.first_bad, self.first_bad.clamp(max=self.steps))
         if not samples:  # means of nothing
             return
         names, now = tuple(values), torch.stack([*values.values()])
         before = self.sums.get(names, now.new_zeros(len(names)))
         self.sums[names] = torch.add(before, now, alpha=samples)
         self.samples[names] = self.samples.get(names, 0) + samples
+
+    def to(self, device: torch.device) -> Self:
+        """Move what is counted to the device of the steps."""
+        self.sums = {names: totals.to(device) for names, totals in self.sums.items()}
+        self.first_bad = self.first_bad.to(device)
+        return self
 
     def means(self) -> dict[str, float]:
         """Means over the samples of all processes in whose steps there is such a value."""

@@ -178,6 +178,7 @@ def log_signal(signal: Signal, logits: Tensor, labels: Tensor) -> tuple[Tensor, 
     """
     if signal == "similarity":
         return _log_similarity(logits, labels[..., None, :])
+    logits = full_precision(logits)
     networks, n, c = logits.shape
     measure = signal if callable(signal) else scaled_loss_signal
     values = [measure(z, targets) for targets in labels.reshape(-1, n) for z in logits]

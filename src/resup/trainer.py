@@ -35,7 +35,7 @@ from .distributed import bounds, everyones, explain_loss, is_distributed, rank, 
 from .judge import JudgingPair
 from .losses import ConsistencyLoss, CrossWeightedLoss
 from .progress import EpochProgress
-from .similarity import Signal
+from .similarity import Signal, full_precision
 from .weigher import SampleWeigher
 
 __all__ = ["CoTrainer"]
@@ -104,7 +104,8 @@ class CoTrainer(JudgingPair):
     unpack : callable, optional
         Maps a batch of the loader to ``(inputs, targets)``; by default a batch is such a pair.
     callbacks : sequence of Callback, default=()
-        Told of each step and epoch; `resup.callbacks` has loggers.
+        Told of each step and epoch; `resup.callbacks` has loggers. Checkpoints hold the state of
+        those that have `state_dict` and `load_state_dict`.
     progress : bool, default=True
         Whether to show a progress bar, with the noise found and the loss; off the CPU that of the
         epoch before, since reading it would make the host wait.
@@ -119,6 +120,8 @@ class CoTrainer(JudgingPair):
         ``noise_rate_a``, ``noise_rate_b`` (of the mixtures fitted after the epoch), ``lr``, and
         with a `val_loader` ``val_accuracy_a``, ``val_accuracy_b``. ``consistency`` is there from
         the first weighed epoch on, the noise rates once there are mixtures.
+    should_stop : bool
+        Set to True, in every process, it ends `fit` after the epoch; the next `fit` goes on.
     weigher : SampleWeigher
         Holds the fitted mixtures (``weigher.mixtures_``). Where the networks are so small that
         its many small operations show, ``trainer.weigher.compile()`` makes a few kernels of them.
@@ -224,7 +227,8 @@ class CoTrainer(JudgingPair):
         self.cross_weighted = CrossWeightedLoss()
         self.epoch = 0
         self.history: list[dict[str, Any]] = []
-        self._done = EpochProgress()
+        self.should_stop = False
+        self._done = EpochProgress().to(self.device)
         self._stop = False
 
     # ------------------------------------------------------------------ training
@@ -271,7 +275,8 @@ class CoTrainer(JudgingPair):
         FileNotFoundError
             If there is nothing to resume from.
         FloatingPointError
-            If the loss is not finite.
+            If the loss or, at the end of an epoch, a parameter is not finite; no checkpoint is
+            written then.
         RuntimeError
             If another process has died or hangs.
         """
@@ -295,12 +300,12 @@ class CoTrainer(JudgingPair):
             for callback in self.callbacks:
                 callback.on_fit_start(self)
                 ends.callback(callback.on_fit_end, self)
-            self._stop = False
+            self._stop = self.should_stop = False
             if checkpoint is not None and not is_distributed():
                 ends.enter_context(on_sigterm(self._stop_soon))
             try:
                 self._check_lengths(train_loader)
-                while self.epoch < epochs and not self._stop:
+                while self.epoch < epochs and not (self._stop or self.should_stop):
                     record = self.train_epoch(train_loader)
                     if record is None:
                         self._save(checkpoint, generators)
@@ -311,10 +316,12 @@ class CoTrainer(JudgingPair):
                         accuracies = self.evaluate(val_loader)
                         record |= {f"val_{key}": value for key, value in accuracies.items()}
                     self._step_plateaus(record)
-                    for callback in self.callbacks:
-                        callback.on_epoch_end(self, record)
-                    if checkpoint is not None:
-                        self._save(checkpoint, generators)
+                    try:
+                        for callback in self.callbacks:
+                            callback.on_epoch_end(self, record)
+                    finally:  # an epoch is not lost for a callback that fails
+                        if checkpoint is not None:
+                            self._save(checkpoint, generators)
             except RuntimeError as error:
                 if not (self._stop and "DataLoader worker" in str(error)):  # told to stop too
                     explain_loss(error, f"in epoch {self.epoch + 1}")
@@ -324,18 +331,36 @@ class CoTrainer(JudgingPair):
         return self
 
     def train_epoch(self, loader: Iterable[Any]) -> dict[str, float] | None:
-        """Run one epoch, or the rest of one, then refit the mixtures.
+        """Run one epoch, or the rest of one, then refit the mixtures; `fit` counts the epochs.
 
         Returns the means of what `train_step` gives, or None if it was told to stop before the end.
+        After an error within a step the next call begins the epoch anew.
         """
         for model in self.models:
             if not model.training:  # else parts of it may be in eval mode on purpose
                 model.train()
         loaders.set_epoch(loader, self.epoch)
-        generators = loaders.generators(loader)
         self._zero_grad()
+        done, resumed = self._done, self._done.steps
+        try:
+            if not self._train_batches(loader):
+                return None
+            self._refit(loader)
+        except BaseException:
+            if done.begun > resumed:
+                self._done = EpochProgress().to(self.device)
+                self.weigher.reset()
+            raise
+        if self.scheduler_interval == "epoch":
+            self._step_schedulers()
+        self._done = EpochProgress().to(self.device)
+        rates = dict(zip(("noise_rate_a", "noise_rate_b"), self.weigher.noise_rates_, strict=False))
+        return {**done.means(), **rates, "lr": done.lr}
+
+    def _train_batches(self, loader: Iterable[Any]) -> bool:
+        """Train on the batches of the epoch that are not done; False if told to stop before."""
+        generators = loaders.generators(loader)
         done, resumed, step = self._done, self._done.steps, 0
-        first_bad = torch.full((), torch.inf, device=self.device)
         pending = False
         length = loaders.length(loader)
         if resumed and done.batches != length:
@@ -359,26 +384,26 @@ class CoTrainer(JudgingPair):
                         set_random_states(now, generators)
                     continue
                 inputs, targets = self._to_device(batch)
+                done.begun = step
                 values = self.train_step(inputs, targets)
-                finite = values["loss"] - values["loss"] == 0  # isfinite takes more kernels
-                first_bad = torch.where(finite, first_bad, first_bad.clamp(max=step))
+                done.add(values, len(targets))
                 if self.device.type == "cpu":  # elsewhere a look would make the host wait
-                    self._check_finite(first_bad)
+                    self._check_loss()
                     bar.set_postfix(loss=f"{values['loss'].item():.3f}", refresh=False)
                 pending = step % self.accumulate != 0
                 if not pending:
                     self.optimizer_step()
-                done.add(values, len(targets))
                 for callback in self.callbacks:
                     callback.on_step_end(self, values)
                 if self._stop and not pending:
-                    return None
+                    break
         if self._stop and not pending:
             if step < resumed:
                 set_random_states(now, generators)
             elif not done.steps:
                 set_random_states(done.randomness, generators)
-            return None
+            self._check_finite()
+            return False
         if step < resumed:
             raise ValueError(
                 f"train_loader gave {step} batches, but {resumed} of this epoch are done: go on "
@@ -388,20 +413,15 @@ class CoTrainer(JudgingPair):
             raise ValueError("train_loader gave no batch")
         if pending:
             self.optimizer_step()
-        self._check_finite(first_bad)
-        self._refit(loader)
-        if self.scheduler_interval == "epoch":
-            self._step_schedulers()
-        means = done.means()
-        self._done = EpochProgress()
-        rates = dict(zip(("noise_rate_a", "noise_rate_b"), self.weigher.noise_rates_, strict=False))
-        return {**means, **rates, "lr": done.lr}
+        self._check_finite()
+        return True
 
     def train_step(self, inputs: Any, targets: Tensor) -> dict[str, Tensor]:
         """Forward and backward of one batch; returns detached scalars, ``loss`` among them."""
         with self._autocast():
-            logits_a, logits_b = (self.forward(model, inputs) for model in self.models)
-        check_pair(logits_a, logits_b)
+            outputs = [self.forward(model, inputs) for model in self.models]
+        check_pair(*outputs)
+        logits_a, logits_b = map(full_precision, outputs)
         stacked = torch.stack([logits_a.detach(), logits_b.detach()])
         posteriors = self.weigher(stacked, targets, record=self.similarities == "step")
         weights_a, weights_b = self.weights(posteriors)
@@ -409,11 +429,11 @@ class CoTrainer(JudgingPair):
         values = {"cross_entropy": cross_entropy}
         loss = cross_entropy
         if self.consistency_weight and self.epoch >= self.warmup_epochs:
-            values["consistency"] = self.consistency(logits_a, logits_b)
-            if values["consistency"].shape:
-                shape = tuple(values["consistency"].shape)
-                raise ValueError(f"consistency must return a scalar, got shape {shape}")
-            loss = loss + self.consistency_weight * values["consistency"]
+            values["consistency"] = consistency = self.consistency(logits_a, logits_b)
+            if not isinstance(consistency, Tensor) or consistency.shape:
+                found = getattr(consistency, "shape", type(consistency).__name__)
+                raise ValueError(f"consistency must return a scalar Tensor, got {found}")
+            loss = loss + self.consistency_weight * consistency
         self.backward(loss / self.accumulate if self.accumulate > 1 else loss)
         weight_a, weight_b = posteriors.mean(1)
         values |= {"loss": loss, "weight_a": weight_a, "weight_b": weight_b}
@@ -435,13 +455,16 @@ class CoTrainer(JudgingPair):
 
     def optimizer_step(self) -> None:
         """Clip the gradients, step the optimizers and, by the step, the schedulers."""
+        optimizers = self.optimizers
+        if self.scaler:  # it refuses one without gradients, such as that of a frozen network
+            optimizers = [each for each in optimizers if _has_gradients(each)]
         if self.clip_grad_norm is not None:
             if self.scaler:
-                for optimizer in self.optimizers:
+                for optimizer in optimizers:
                     self.scaler.unscale_(optimizer)
             for model in self.models:
                 nn.utils.clip_grad_norm_(model.parameters(), self.clip_grad_norm)
-        for optimizer in self.optimizers:
+        for optimizer in optimizers:
             if self.scaler:
                 self.scaler.step(optimizer)
             else:
@@ -462,9 +485,10 @@ class CoTrainer(JudgingPair):
     def state_dict(self) -> dict[str, Any]:
         """All that a later `load_state_dict` needs to go on, of tensors and plain values.
 
-        The state of network A is ``model_a``, that of B ``model_b``. The random states of now are
-        not in it, only, in the middle of an epoch, those of its start; the checkpoints of `fit`
-        hold them beside it.
+        The state of network A is ``model_a``, that of B ``model_b``. Callbacks that have a
+        `state_dict` are in it. The random states of now are not, only, in the middle of an epoch,
+        those of its start; the checkpoints of `fit` hold them beside it.
+        Gradients are not in it either, so with `accumulate` take it after an optimizer step.
         """
         return {
             "format_version": FORMAT_VERSION,
@@ -472,6 +496,7 @@ class CoTrainer(JudgingPair):
             "epoch": self.epoch,
             "history": [dict(record) for record in self.history],
             "epoch_so_far": self._done.state() if self._done.steps else None,
+            "callbacks": {name: each.state_dict() for name, each in self._remembering().items()},
             **{name: part.state_dict() for name, part in self._parts().items()},
         }
 
@@ -491,7 +516,7 @@ class CoTrainer(JudgingPair):
                 f"{FORMAT_VERSION}"
             )
         parts = self._parts()
-        known = ("kinds", "epoch", "history", "epoch_so_far")
+        known = ("kinds", "epoch", "history", "epoch_so_far", "callbacks")
         if (kinds := state.get("kinds", self._kinds())) != self._kinds():
             raise ValueError(
                 f"state is of {', '.join(kinds)}, this trainer has {', '.join(self._kinds())}"
@@ -500,10 +525,12 @@ class CoTrainer(JudgingPair):
             raise ValueError(f"state lacks {', '.join(missing)}")
         for name, part in parts.items():
             load_part(part, state[name], name)
+        for name, callback in self._remembering().items():
+            if name in state["callbacks"]:
+                load_part(callback, state["callbacks"][name], name)
         self.epoch = state["epoch"]
         self.history = [dict(record) for record in state["history"]]
-        self._done = EpochProgress(**(state["epoch_so_far"] or {}))
-        self._done.sums = {key: value.to(self.device) for key, value in self._done.sums.items()}
+        self._done = EpochProgress(**(state["epoch_so_far"] or {})).to(self.device)
 
     def _parts(self) -> dict[str, Any]:
         """Name all that has a state of its own."""
@@ -516,8 +543,19 @@ class CoTrainer(JudgingPair):
 
     def _kinds(self) -> list[str]:
         """Name what would take over the state of another kind without an error."""
-        parts = (*self.optimizers, *self.schedulers, *([self.scaler] if self.scaler else []))
-        return [type(part).__name__ for part in parts]
+        parts = [*self.optimizers, *self.schedulers, *([self.scaler] if self.scaler else [])]
+        kinds = [type(part).__name__ for part in (*parts, self.weigher.mixture)]
+        signal = self.weigher.signal
+        return [*kinds, f"signal {'of a callable' if callable(signal) else signal}"]
+
+    def _remembering(self) -> dict[str, Any]:
+        """Name the callbacks that have a state, by their types and places among these."""
+        found: dict[str, Any] = {}
+        for callback in self.callbacks:
+            if hasattr(callback, "load_state_dict"):
+                kind = type(callback).__name__
+                found[f"{kind}_{sum(name.startswith(f'{kind}_') for name in found)}"] = callback
+        return found
 
     def _save(
         self, path: str | os.PathLike[str] | None, generators: Sequence[torch.Generator]
@@ -590,11 +628,30 @@ class CoTrainer(JudgingPair):
                 else:
                     scheduler.step((record["val_accuracy_a"] + record["val_accuracy_b"]) / 2)
 
-    def _check_finite(self, first_bad: Tensor) -> None:
-        step = first_bad.item()
+    def _check_loss(self) -> None:
+        step = self._done.first_bad.item()
         if step != torch.inf:
             raise FloatingPointError(
-                f"the loss is not finite at epoch {self.epoch + 1}, step {int(step)}: "
-                "try a smaller learning rate, clip_grad_norm=1.0, bfloat16 in place of float16, or "
-                "look for NaN in the inputs of that batch"
+                f"the loss is not finite at epoch {self.epoch + 1}, step {int(step)}: {_CURES}"
             )
+
+    def _check_finite(self) -> None:
+        """Raise rather than save networks that hold NaN or infinity."""
+        self._check_loss()
+        for name, model in zip("AB", self.models, strict=True):
+            finite = [p.detach().isfinite().all() for p in model.parameters()]
+            if not torch.stack(finite).all():
+                raise FloatingPointError(
+                    f"the parameters of network {name} are not finite in epoch {self.epoch + 1}, "
+                    f"as a gradient was not: {_CURES}"
+                )
+
+
+_CURES = (
+    "try a smaller learning rate, clip_grad_norm=1.0, bfloat16 in place of float16, or look for "
+    "NaN in the inputs"
+)
+
+
+def _has_gradients(optimizer: Optimizer) -> bool:
+    return any(p.grad is not None for group in optimizer.param_groups for p in group["params"])

@@ -26,8 +26,8 @@ from .similarity import Signal, check_signal, log_signal
 __all__ = ["SampleWeigher"]
 
 
-def _fit_again(weigher: SampleWeigher, incompatible: Any) -> None:
-    if not incompatible.missing_keys:  # else torch is about to name them
+def _fit_again(weigher: SampleWeigher, _: Any) -> None:
+    if weigher._whole:  # else torch is about to name what is missing
         weigher._fit(again=True)
 
 
@@ -210,6 +210,10 @@ class SampleWeigher(StateModule):
         if self.decoys is not None:
             self.decoys.reset()
             self.balance.reset()
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        self._whole = all(f"{prefix}{key}" in state_dict for key in self.state_dict())
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _fit(self, again: bool = False) -> None:
         self.mixtures_, self.noise_rates_, self.balanced = [], [], False

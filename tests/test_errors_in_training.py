@@ -1,0 +1,210 @@
+"""What an error in the middle of training leaves behind."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from small import adam, assert_same, data, pair, trainer
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from resup import CoTrainer
+from resup.callbacks import Callback, JSONLinesLogger, ProbabilityHistory
+from resup.checkpoint import load_checkpoint
+
+
+class RaiseAt(Callback):
+    def __init__(self, step, error=KeyboardInterrupt):
+        self.step, self.error, self.steps = step, error, 0
+
+    def on_step_end(self, trainer, values):
+        self.steps += 1
+        if self.steps == self.step:
+            raise self.error
+
+
+class Stop(Callback):
+    """Tell training to stop after a step, as SIGTERM does."""
+
+    def __init__(self, step):
+        self.step, self.steps = step, 0
+
+    def on_step_end(self, trainer, values):
+        self.steps += 1
+        if self.steps == self.step:
+            trainer._stop_soon()
+
+
+def all_finite(state):
+    values = [*state["model_a"].values(), *state["model_b"].values()]
+    return all(v.isfinite().all() for v in values)
+
+
+@pytest.mark.parametrize("other", [DataLoader(data(240), 60), DataLoader(data(150), 30)])
+def test_after_an_error_the_epoch_begins_anew(other):
+    t = trainer(callbacks=[RaiseAt(6)])
+    with pytest.raises(KeyboardInterrupt):
+        t.fit(DataLoader(data(240), 30), 2)
+    assert t.state_dict()["epoch_so_far"] is None
+    t.fit(other, 2)
+    assert t.weigher.fitted_counts.sum(1).tolist() == [len(other.dataset)] * 2
+
+
+def test_a_batch_whose_step_failed_counts_once():
+    class Once(nn.Module):
+        failed = False
+
+        def forward(self, a, b):
+            if not self.failed:
+                self.failed = True
+                raise RuntimeError("out of memory")
+            return (a - b).square().mean()
+
+    t = trainer(consistency=Once())
+    loader = DataLoader(data(), 40)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        t.fit(loader, 3)
+    assert t.epoch == 1
+    t.fit(loader, 3)
+    assert t.weigher.fitted_counts.sum(1).tolist() == [160, 160]
+
+
+class OffTheCPU(CoTrainer):
+    """Looks at the loss as late as on a GPU."""
+
+    def _check_loss(self):
+        if self._late:
+            super()._check_loss()
+
+    def _check_finite(self):
+        self._late = True
+        try:
+            super()._check_finite()
+        finally:
+            self._late = False
+
+    _late = False
+
+
+@pytest.mark.parametrize("stop", [None, 7, 8])
+def test_networks_with_nan_are_not_saved(tmp_path, stop):
+    x, y = data().tensors
+    good = [*zip(x.split(40), y.split(40), strict=True)]
+    bad = [*good[:2], (x[80:120] * torch.nan, y[80:120]), good[3]]
+    models = pair()
+    t = OffTheCPU(models, adam(*models), progress=False)
+    t.fit(good, 1, checkpoint=(path := tmp_path / "c.pt"))
+    if stop:
+        t.callbacks.append(Stop(stop - 4))
+    for _ in range(2):
+        with pytest.raises(FloatingPointError, match=r"not finite at epoch 2, step [13]"):
+            t.fit(bad, 3, checkpoint=path)
+        assert (state := load_checkpoint(path))["epoch"] == 1
+        assert all_finite(state)
+
+
+def test_a_gradient_of_nan_is_found_before_the_next_checkpoint(tmp_path):
+    class Root(nn.Linear):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += self.training
+            z = super().forward(x)
+            return z + 0 * (0 * z).abs().sqrt() if self.calls == 8 else z
+
+    t = trainer((Root(6, 3), Root(6, 3)))
+    with pytest.raises(FloatingPointError, match="parameters of network A are not finite in epoch"):
+        t.fit(DataLoader(data(), 40), 3, checkpoint=(path := tmp_path / "c.pt"))
+    assert (state := load_checkpoint(path))["epoch"] == 1
+    assert all_finite(state)
+
+
+def test_a_callback_that_fails_does_not_lose_the_epoch(tmp_path):
+    class Full(Callback):
+        def on_epoch_end(self, trainer, record):
+            raise OSError("disk full")
+
+    t = trainer(callbacks=[Full()])
+    with pytest.raises(OSError, match="disk full"):
+        t.fit(DataLoader(data(), 40), 3, checkpoint=(path := tmp_path / "c.pt"))
+    assert load_checkpoint(path)["epoch"] == t.epoch == 1
+
+
+def test_a_callback_may_stop_training_after_an_epoch():
+    class Enough(Callback):
+        def on_epoch_end(self, trainer, record):
+            trainer.should_stop = record["epoch"] == 2
+
+    t = trainer(callbacks=[Enough()])
+    assert t.fit(DataLoader(data(), 40), 5).epoch == 2
+    assert t.fit(DataLoader(data(), 40), 5).epoch == 5
+
+
+def test_what_callbacks_recorded_comes_back(tmp_path):
+    path, loader = tmp_path / "c.pt", DataLoader(data(), 40)
+    histories = [ProbabilityHistory(loader), ProbabilityHistory(DataLoader(data(50), 25))]
+    first = trainer(callbacks=histories).fit(loader, 2, checkpoint=path)
+    again = [ProbabilityHistory(loader), ProbabilityHistory(DataLoader(data(50), 25))]
+    trainer(callbacks=again).fit(loader, 3, resume=path)
+    assert again[0].epochs == [1, 2, 3]
+    for before, after in zip(histories, again, strict=True):
+        np.testing.assert_array_equal(before.probability, after.probability[:2])
+    assert trainer().fit(loader, 3, resume=path).epoch == 3
+    assert first.epoch == 2
+
+
+def test_numbers_of_numpy_and_torch_are_logged(tmp_path):
+    class Mine(Callback):
+        def on_epoch_end(self, trainer, record):
+            record |= {"a": np.float32(0.5), "b": torch.tensor(2)}
+
+    log = tmp_path / "log.jsonl"
+    trainer(callbacks=[Mine(), JSONLinesLogger(log)]).fit(DataLoader(data(), 40), 1)
+    line = json.loads(log.read_text())
+    assert (line["a"], line["b"]) == (0.5, 2)
+
+
+def test_a_consistency_of_the_users_own_sees_full_precision():
+    seen = set()
+
+    def consistency(a, b):
+        seen.add((a.dtype, b.dtype))
+        return (a.softmax(1) - b.softmax(1)).square().mean()
+
+    def signal(logits, targets):
+        seen.add((logits.dtype, logits.dtype))
+        return logits.softmax(1).gather(1, targets[:, None])[:, 0]
+
+    t = trainer(autocast=torch.bfloat16, consistency=consistency, signal=signal)
+    loader = DataLoader(data(), 40)
+    t.fit(loader, 2).clean_probability(loader)
+    assert seen == {(torch.float32, torch.float32)}
+
+
+def test_a_scaler_and_a_frozen_network():
+    models = pair()
+    models[1].requires_grad_(False)
+    scaler = torch.amp.GradScaler("cpu")
+    optimizers = [adam(m) for m in models]
+    before = [v.clone() for v in models[1].parameters()]
+    t = CoTrainer(models, optimizers, scaler=scaler, clip_grad_norm=1.0, progress=False)
+    t.fit(DataLoader(data(), 40), 2)
+    for a, b in zip(before, models[1].parameters(), strict=True):
+        assert torch.equal(a, b)
+    fresh = pair()
+    with pytest.raises(AssertionError):
+        assert_same(models[:1], fresh[:1])
+
+
+def test_unsigned_labels():
+    x, y = data().tensors
+    loader = DataLoader(TensorDataset(x, y.to(torch.uint16)), 40)
+    t = trainer().fit(loader, 2, loader)
+    assert t.report(loader).given.max() == 2
+
+
+def test_a_state_of_another_signal_is_refused():
+    state = trainer().state_dict()
+    with pytest.raises(ValueError, match=r"signal similarity, this trainer has .* signal loss"):
+        trainer(signal="loss").load_state_dict(state)
