@@ -44,6 +44,7 @@ html_sidebars = {
     for page in (
         "index",
         "quickstart",
+        "find_wrong_labels",
         "recipes",
         "distributed",
         "mixtures",
@@ -55,7 +56,7 @@ html_sidebars = {
 }
 html_theme_options = {
     "github_url": "https://github.com/resup/resup",
-    "header_links_before_dropdown": 8,
+    "header_links_before_dropdown": 9,
     "navbar_align": "left",
     "navbar_persistent": ["search-button"],
     "navigation_with_keys": False,
