@@ -15,6 +15,7 @@ import torch
 from paper import batches, methods, networks, published, run
 from paper.images import ImageFiles
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PARAMETERS = {  # of torchvision's models of these names, with 1,000 classes
@@ -396,3 +397,12 @@ def test_published_tables_fit():
     for table in published.TABLES.values():
         assert set(table.rows) <= set(methods.METHODS)
         assert all(len(row) == len(table.columns) for row in table.paper.values())
+
+
+@pytest.mark.parametrize("name", ["cnn2", "cnn7", "resnet18-cifar"])
+def test_compile_reaches_the_networks(name):
+    counter = CompileCounter()
+    network = networks.build(name, classes=3, channels=1, size=8)
+    network.compile(backend=counter)
+    network(torch.zeros(2, 1, 8, 8))
+    assert counter.frame_count > 0

@@ -152,7 +152,7 @@ def test_report_from_columns():
 
 
 def test_the_report_as_the_label_issues_of_cleanlab(run):
-    """As in docs/find_wrong_labels.md: a classifier trained without the suspects beats one trained on all."""
+    """As in the docs: a classifier trained without the suspects beats one trained on all."""
     pandas = pytest.importorskip("pandas")
     classification = pytest.importorskip("cleanlab.classification")
     from cleanlab import rank

@@ -11,6 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+class Layers(nn.Sequential):
+    """A Sequential that ``compile()`` compiles: it leaves the forward of torch's own as it is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
 def cnn7(
     classes: int, channels: int = 3, size: int = 32, width: int = 64, stride: int = 1
 ) -> nn.Module:
@@ -23,7 +30,7 @@ def cnn7(
         ]  # fmt: skip
 
     third = 196 * width // 64
-    return nn.Sequential(
+    return Layers(
         *(*conv(channels, width, stride), *conv(width, width), nn.MaxPool2d(2)),
         *(*conv(width, 2 * width), *conv(2 * width, 2 * width), nn.MaxPool2d(2)),
         *(*conv(2 * width, third), *conv(third, 16), nn.MaxPool2d(2)),
@@ -33,7 +40,7 @@ def cnn7(
 
 def cnn2(classes: int, channels: int = 1, size: int = 8, width: int = 16) -> nn.Module:
     """Build a network for images as small as scikit-learn's digits."""
-    return nn.Sequential(
+    return Layers(
         nn.Conv2d(channels, width, 3, 1, 1), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(width, 2 * width, 3, 1, 1), nn.BatchNorm2d(2 * width), nn.ReLU(),
         nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2 * width * (size // 4) ** 2, classes),
@@ -121,17 +128,22 @@ def _torchvision(name: str, first: str, last: str) -> Callable[..., nn.Module]:
     def make(classes: int, channels: int = 3, size: int = 224) -> nn.Module:
         network = _torchvision_models().get_model(name)
         head = network.get_submodule(last)
-        network.set_submodule(last, nn.Linear(head.in_features, classes))
+        _replace(network, last, nn.Linear(head.in_features, classes))
         if channels != 3:
             stem = network.get_submodule(first)
             new = nn.Conv2d(
                 channels, stem.out_channels, stem.kernel_size, stem.stride, stem.padding,
                 bias=stem.bias is not None,
             )  # fmt: skip
-            network.set_submodule(first, new)
+            _replace(network, first, new)
         return network
 
     return make
+
+
+def _replace(network: nn.Module, place: str, new: nn.Module) -> None:
+    owner, _, name = place.rpartition(".")
+    setattr(network.get_submodule(owner), name, new)
 
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {

@@ -42,8 +42,8 @@ def commit() -> str:
         changed = subprocess.check_output(
             [*git, "status", "--porcelain", "-uno", "--", ".", ":!benchmarks/results"], text=True
         )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+    except (OSError, subprocess.CalledProcessError):  # a copy without history
+        return os.environ.get("RESUP_COMMIT", "unknown")
     return head + (" with changes" if changed.strip() else "")
 
 

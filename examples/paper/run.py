@@ -277,6 +277,7 @@ def run(
             JSONLinesLogger(args.out / "epochs.jsonl"),
         ],
     )
+    torch.backends.cudnn.benchmark = True
     if args.compile:
         for part in (*trainer.models, trainer.weigher):
             part.compile()

@@ -135,6 +135,6 @@ class ClassBalance(StateModule):
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         sums = state_dict.get(f"{prefix}sums")
-        if sums is not None:
+        if sums is not None and sums.shape != self.sums.shape:
             self.sums = self._no_sums(sums.shape[1])  # C is known only from the first batch on
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -41,7 +41,7 @@ class EpochProgress:
         if not samples:  # means of nothing
             return
         names, now = tuple(values), torch.stack([*values.values()])
-        before = self.sums.get(names, now.new_zeros(len(names)))
+        before = self.sums[names] if names in self.sums else now.new_zeros(len(names))
         self.sums[names] = torch.add(before, now, alpha=samples)
         self.samples[names] = self.samples.get(names, 0) + samples
 

@@ -259,9 +259,10 @@ class CoTrainer(JudgingPair):
             of the last epoch stands.)
         resume : path, optional
             Go on from this checkpoint, exactly: random states too are taken from it. It may be
-            missing only if it is the `checkpoint` path itself, so that one command both starts
-            and restarts a run. (Workers of a DataLoader that persist have random states of their
-            own, which no checkpoint holds.)
+            missing only if it is the `checkpoint` path itself, so that one command both starts and
+            restarts a run. (Workers of a DataLoader that persist have random states of their own,
+            which no checkpoint holds; on a GPU many kernels differ in the last bits each time,
+            unless ``torch.use_deterministic_algorithms`` is set.)
 
         Returns
         -------
@@ -423,7 +424,8 @@ class CoTrainer(JudgingPair):
         check_pair(*outputs)
         logits_a, logits_b = map(full_precision, outputs)
         stacked = torch.stack([logits_a.detach(), logits_b.detach()])
-        posteriors = self.weigher(stacked, targets, record=self.similarities == "step")
+        record = self.similarities == "step" and self._refit_follows
+        posteriors = self.weigher(stacked, targets, record=record)
         weights_a, weights_b = self.weights(posteriors)
         cross_entropy = self.cross_weighted(logits_a, logits_b, targets, weights_a, weights_b)
         values = {"cross_entropy": cross_entropy}
@@ -575,9 +577,13 @@ class CoTrainer(JudgingPair):
 
     # ------------------------------------------------------------------ helpers
 
-    def _refit(self, loader: Iterable[Any]) -> None:
+    @property
+    def _refit_follows(self) -> bool:
         weighed = self.epoch + 1 - max(self.warmup_epochs, 1)
-        if weighed < 0 or weighed % self.refit_every:
+        return weighed >= 0 and weighed % self.refit_every == 0
+
+    def _refit(self, loader: Iterable[Any]) -> None:
+        if not self._refit_follows:
             self.weigher.reset()
             return
         if self.similarities == "pass":

@@ -49,8 +49,8 @@ class SampleWeigher(StateModule):
         epoch (:class:`resup.memory.NoiseMemory`). To hold a rate, all odds are shifted alike.
         While a network finds that most labels are wrong, or for two epochs hardly ever predicts a
         class that is common among them, its weights are scaled so that the labels of each class
-        weigh the same on average (:class:`resup.balance.ClassBalance`); a CUDA graph has to be
-        captured anew when a `refit` has changed `balanced`.
+        weigh the same on average (:class:`resup.balance.ClassBalance`); a CUDA graph is captured
+        after a first step, and anew when a `refit` has changed `balanced`.
     networks : int, default=2
         How many networks are weighed.
     negligible_noise : float, default=0.02
