@@ -69,6 +69,19 @@ def test_samples_of_nan_are_left_out():
     other.update(hurt, torch.cat([targets, torch.tensor([0, 1])]))
     assert torch.equal(clean.histograms.counts, other.histograms.counts)
     assert torch.equal(clean.contradictions, other.contradictions)
+    assert torch.equal(clean.disputes, other.disputes)
+    assert torch.equal(clean.labels, other.labels)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_sample_that_one_network_cannot_score_is_no_dispute(lost):
+    logits = torch.randn(1, 30, 4).repeat(2, 1, 1)
+    logits[lost, :5] = torch.nan
+    accumulator = DecoyAccumulator(2)
+    accumulator.update(logits, torch.randint(4, (30,)))
+    assert accumulator.disputes.sum((1, 2)).tolist() == [25, 25]
+    assert not accumulator.disputes[..., 1].any()
+    assert accumulator.contradictions[1 - lost].sum() == accumulator.labels.sum() == 30
 
 
 def test_saturated_logits_are_the_surest():

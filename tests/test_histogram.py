@@ -3,7 +3,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -25,11 +25,13 @@ unit = arrays(np.float64, st.integers(0, 300), elements=st.floats(0, 1))
 
 
 @given(unit)
+@example(SMALLEST * np.array([0.5, 1, 1.0155, 1.016]))
+@example(1 - SMALLEST * np.array([0.5, 1, 1.0155, 1.016]))
 def test_every_value_is_known_to_under_one_percent_of_its_distance_from_either_end(s):
-    centre = CENTRES[bin_index(s)]
-    clipped = np.clip(s, SMALLEST, 1 - SMALLEST)
-    np.testing.assert_allclose(centre, clipped, rtol=0.01)
-    np.testing.assert_allclose(1 - centre, 1 - clipped, rtol=0.01)
+    index = np.array(bin_index(s), int)
+    centre, clipped = CENTRES[index], np.clip(s, SMALLEST, 1 - SMALLEST)
+    known_to = np.where((index == 0) | (index == N_BINS - 1), 0.016, 0.008)
+    assert (np.abs(centre - clipped) <= known_to * np.minimum(clipped, 1 - clipped)).all()
 
 
 def test_bins_are_in_order():
@@ -61,10 +63,13 @@ def test_weights_are_repetition(rng):
         np.array([[0.1], [0.9]], np.float32),
         torch.tensor([0.1, 0.9]),
         np.array([0.1, 0.9], np.float16),
+        np.array([0.1, 0.9], object),
+        np.array([np.float32(0.1), True], object),
     ],
 )
 def test_arrays_lists_and_tensors(values):
     assert SimilarityHistogram().update(values).total == 2
+    assert SimilarityHistogram().update([0.1, 0.9], np.ravel(values)).total > 0.9
 
 
 def test_tensors_of_any_kind():
@@ -97,7 +102,8 @@ def test_the_device_takes_weights_and_skips_what_is_not_finite():
     counts = accumulator.histogram().counts
     assert (counts[0], counts[-1], counts.sum()) == (1, 2, 3.5)
     accumulator.reset()
-    assert accumulator.histogram().total == 0
+    accumulator.update(s.log(), (-s).log1p(), torch.tensor([1, 2, torch.nan, 3]))
+    assert accumulator.histogram().total == 6
 
 
 @pytest.mark.parametrize(
@@ -108,7 +114,11 @@ def test_the_device_takes_weights_and_skips_what_is_not_finite():
         ([0.1, np.inf], r"must lie in \[0, 1\]"),
         ([0.1, np.nan, np.nan], "must not contain NaN, got 2 of them"),
         ([[0.1, 0.2]], r"must have shape \(N,\) or \(N, 1\), got \(1, 2\)"),
+        ([1 + 1.5e-6], "got values from 1.0000015 to 1.0000015"),
         (["a"], "must be real numbers"),
+        (np.array(["0.5", 0.5], object), "must be real numbers, got dtype object"),
+        (np.array([None, 0.5]), "must be real numbers, got dtype object"),
+        (np.array([1j, 0.5], object), "must be real numbers, got dtype object"),
         ([1j], "must be real numbers"),
     ],
 )
@@ -125,16 +135,38 @@ def test_bad_weights(weights):
         SimilarityHistogram().update([0.1, 0.2], weights)
 
 
+def test_weights_of_no_finite_sum_leave_it_as_it_was():
+    histogram = SimilarityHistogram().update([0.1], [1e308])
+    for s, weights in (([0.1], [1e308]), ([0.2, 0.3], [1e308] * 2)):
+        with pytest.raises(ValueError, match="sample_weight must leave the total finite, got inf"):
+            histogram.update(s, weights)
+    assert histogram.total == 1e308
+
+
+def test_the_table_of_centres_cannot_be_written():
+    with pytest.raises(ValueError, match="read-only"):
+        SimilarityHistogram.centres[0] = 1
+
+
 def test_bad_counts():
     with pytest.raises(ValueError, match=r"counts must have shape \(2432,\), got \(3,\)"):
         SimilarityHistogram([1, 2, 3])
     with pytest.raises(ValueError, match="not negative"):
         SimilarityHistogram(-np.ones(N_BINS))
+    with pytest.raises(ValueError, match="counts must be real numbers, got dtype complex128"):
+        SimilarityHistogram(np.full(N_BINS, 1j))
 
 
-def test_bad_shapes_on_the_device():
+@pytest.mark.parametrize("shape", [(3, 4), (), (1, 2, 4)])
+def test_bad_shapes_on_the_device(shape):
     with pytest.raises(ValueError, match=r"must both have shape \(N,\) or \(2, N\)"):
-        HistogramAccumulator(2).update(torch.zeros(3, 4), torch.zeros(3, 4))
+        HistogramAccumulator(2).update(torch.zeros(shape), torch.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3, 2), (1, 3)])
+def test_bad_weights_on_the_device(shape):
+    with pytest.raises(ValueError, match=r"weights must have shape \(3,\), got"):
+        HistogramAccumulator().update(torch.zeros(3), torch.zeros(3), torch.ones(shape))
 
 
 def test_rounding_is_no_error():

@@ -111,7 +111,7 @@ def test_a_table_is_the_posterior_of_each_bin(similarities):
     for mixture in (BetaMixture(3), AnyMixture(GaussianMixture(2)), AnyMixture(Sigmoid())):
         mixture.fit(similarities)
         weigh = TablePosterior().load(mixture)
-        centres = SimilarityHistogram.centres[1:-1]
+        centres = SimilarityHistogram.centres[1:-1].copy()
         expected = mixture.predict_proba(centres)[:, -1]
         np.testing.assert_allclose(weigh(*logs(centres)), expected, atol=1e-6)
         assert 0 <= expected.min() < 0.1 < 0.9 < expected.max() <= 1
@@ -125,6 +125,15 @@ def test_a_table_keeps_shapes_and_nan():
         assert w.shape == shape
         torch.testing.assert_close(w.flatten(), torch.tensor([1, 1, torch.nan, 1]), equal_nan=True)
     assert TablePosterior(3)(s.log(), (-s).log1p()).shape == (3, 4)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_both_posteriors_have_one_dtype(dtype, groups):
+    s = torch.rand(groups, 9).to(dtype)
+    one, other = (kind(groups)(s.log(), (-s).log1p()) for kind in (Posterior, TablePosterior))
+    assert one.dtype == other.dtype
+    assert (other.dtype == torch.float64) == (dtype == torch.float64)
 
 
 def test_gaussians_are_those_of_the_samples(similarities):

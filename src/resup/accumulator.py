@@ -82,14 +82,19 @@ class HistogramAccumulator(StateModule):
             Not negative; ones by default.
         """
         groups = len(self.counts)
-        if log_s.shape != log_1ms.shape or log_s.shape[:-1] not in ((groups,), ()):
+        shape = log_s.shape
+        if shape != log_1ms.shape or not shape or shape[:-1] not in ((groups,), ()):
             raise ValueError(
                 f"log_s and log_1ms must both have shape (N,) or ({groups}, N), "
-                f"got {tuple(log_s.shape)} and {tuple(log_1ms.shape)}"
+                f"got {tuple(shape)} and {tuple(log_1ms.shape)}"
             )
+        if weights is not None and weights.shape != shape:
+            raise ValueError(f"weights must have shape {tuple(shape)}, got {tuple(weights.shape)}")
         log_s, log_1ms = log_s.expand(groups, -1), log_1ms.expand(groups, -1)
         index, ones = self.bins(log_s, log_1ms)
-        self.add(index, ones if weights is None else ones * weights)
+        if weights is not None:
+            ones = torch.where(ones > 0, weights.double(), ones)
+        self.add(index, ones)
 
     def add(self, index: Tensor, weights: Tensor) -> None:
         """Add similarities by their bins and weights there, (groups, N), as `bins` gives them."""
@@ -131,10 +136,10 @@ class DecoyAccumulator(StateModule):
         contradicts the prediction; for :func:`resup.decoy.contradiction_rate`. C is 0 before the
         first call.
     disputes : Tensor of shape (groups, 75, 2), int32
-        Samples by bin of the highest probability, and by whether the networks predict different
-        classes.
+        Samples that no network scores NaN by bin of the highest probability, and by whether the
+        networks predict different classes.
     labels : Tensor of shape (C,), int32
-        Samples by given label.
+        Samples by given label, but for those that every network scores NaN.
     """
 
     edges: Tensor
@@ -172,7 +177,7 @@ class DecoyAccumulator(StateModule):
         Parameters
         ----------
         logits : Tensor of shape (groups, N, C)
-            Class scores of each network. A sample whose scores hold NaN is left out.
+            Class scores of each network. A network's scores that hold NaN are left out.
         targets : Tensor of shape (N,)
             Given labels.
         """
@@ -204,10 +209,11 @@ class DecoyAccumulator(StateModule):
         cell = torch.add(confidence, predicted, alpha=CONFIDENCE_BINS)
         index = torch.add(predicted != targets, cell, alpha=2)
         known = (highest == highest).int()
+        by_all, by_one = known.aminmax(dim=0)
         self.contradictions.view(len(logits), -1).scatter_add_(1, index, known)
         index = torch.add((predicted != predicted[0]).any(0), confidence, alpha=2)
-        self.disputes.view(len(logits), -1).scatter_add_(1, index, known)
-        self.labels.scatter_add_(0, targets.long(), torch.ones_like(known[0]))
+        self.disputes.view(len(logits), -1).scatter_add_(1, index, by_all.expand_as(known))
+        self.labels.scatter_add_(0, targets.long(), by_one)
 
     def counts(self) -> tuple[Tensor, ...]:
         """All that is counted, for sums over processes."""

@@ -177,6 +177,7 @@ class TablePosterior(StateModule):
         index, known = self.bins(log_s, log_1ms)
         weights = self.table.gather(1, index.expand(len(self.table), -1))
         weights = weights.masked_fill(known == 0, torch.nan)
+        weights = weights.to(torch.promote_types(weights.dtype, log_s.dtype))
         return weights if len(self.table) > 1 else weights.view(log_s.shape)
 
 
@@ -258,7 +259,7 @@ class AnyMixture:
         places = (np.arange(n) + 0.5) * (total / n)
         self.estimator_.fit(CENTRES[np.searchsorted(counts.cumsum(), places), None])
         self.degenerate_ = bool(getattr(self.estimator_, "degenerate_", False))
-        proba = self._columns(CENTRES)
+        proba = self._columns(CENTRES.copy())  # an estimator may want to write
         mass = counts @ proba
         means = (counts * CENTRES) @ proba / np.where(mass > 0, mass, np.inf)
         self.order_ = np.argsort(means, kind="stable")
