@@ -57,6 +57,7 @@ def test_posterior_is_equation_5_in_closed_form():
         list,
         lambda s: s[:, None],
         lambda s: s.astype(np.float32),
+        lambda s: s.astype(object),
         tuple,
         torch.tensor,
         lambda s: torch.tensor(s, requires_grad=True)[:, None],
@@ -144,8 +145,9 @@ def test_clone_pickle_and_repr():
         (0.5, r"decoys must have shape \(N,\) or \(N, 1\), got \(\)"),
         (np.full((2, 1, 1), 0.5), r"decoys must have shape \(N,\) or \(N, 1\), got \(2, 1, 1\)"),
         ([[0.1, 0.2]], r"decoys must have shape \(N,\) or \(N, 1\), got \(1, 2\)"),
-        (["high"], r"decoys must be real numbers in \[0, 1\], got dtype <U4"),
-        ([0.5j], r"decoys must be real numbers in \[0, 1\], got dtype complex128"),
+        (["high"], "decoys must be real numbers, got dtype <U4"),
+        (np.array(["0.5"], object), "decoys must be real numbers, got dtype object"),
+        ([0.5j], "decoys must be real numbers, got dtype complex128"),
     ],
 )
 def test_bad_decoys(decoys, message):
@@ -216,11 +218,20 @@ def test_use_before_fit(method):
         DecoyMixture().sample()
 
 
-def test_swapped_samples_and_decoys_are_told():
+@pytest.mark.parametrize("hits", [0.0, 1 / 9])
+@pytest.mark.parametrize("seen", [None, 0.0, 0.3])
+def test_swapped_samples_and_decoys_are_told(seen, hits):
     s, decoys, _ = drawn()
     with pytest.warns(ConvergenceWarning, match="are X and decoys swapped"):
-        mixture = DecoyMixture().fit(decoys, s)
+        mixture = DecoyMixture().fit(decoys, s, hit_rate=hits, seen_rate=seen)
     assert mixture.degenerate_
+    assert not DecoyMixture().fit(s, decoys, hit_rate=hits, seen_rate=seen).degenerate_
+
+
+def test_without_a_tolerance_all_iterations_are_made():
+    s, decoys, _ = drawn()
+    mixture = DecoyMixture(tol=0, max_iter=20).fit(s, decoys)  # and no warning
+    assert (mixture.n_iter_, mixture.converged_) == (20, False)
 
 
 def test_decoys_are_y_to_a_pipeline():
@@ -233,7 +244,8 @@ def test_decoys_are_y_to_a_pipeline():
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        (np.zeros((3, 2)), r"counts must have shape \(C, B, 2\), got \(3, 2\)"),
+        (np.zeros((3, 2)), r"counts must have shape \(C, B, 2\) with B >= 1, got \(3, 2\)"),
+        (np.zeros((3, 0, 2)), r"counts must have shape .* with B >= 1, got \(3, 0, 2\)"),
         (np.full((3, 4, 2), np.nan), "counts must be finite and not negative"),
         (-np.ones((3, 4, 2)), "counts must be finite and not negative"),
     ],

@@ -281,10 +281,29 @@ def test_transition_of_nothing_is_uniform():
     np.testing.assert_array_equal(transition([[3, 1], [0, 2]]), [[0, 1], [1, 0]])
 
 
-@pytest.mark.parametrize("shape", [(3,), (2, 3), (1, 1), (0, 0)])
-def test_transition_refuses_other_shapes(shape):
+def hit_rate_of_uniform(confusion):
+    return hit_rate(confusion, [[0, 1], [1, 0]])
+
+
+@pytest.mark.parametrize("function", [transition, hit_rate_of_uniform])
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (1, 1), (0, 0)])
+def test_what_is_no_confusion_matrix(function, shape):
     with pytest.raises(ValueError, match=r"confusion must have shape \(C, C\) with C >= 2, got"):
-        transition(np.zeros(shape))
+        function(np.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("decoys", "message"),
+    [
+        ([0, 1], r"decoys must have shape \(C, C\) with C >= 2, got \(2,\)"),
+        (np.eye(3), r"decoys must have shape \(2, 2\), got \(3, 3\)"),
+        ([[0, 1], [0.5, 0]], r"decoys must have rows that sum to 1, got sums of \[1\.  0\.5\]"),
+        ([[0, 1], [2, -1]], "decoys must be finite and not negative"),
+    ],
+)
+def test_decoys_of_no_distribution(decoys, message):
+    with pytest.raises(ValueError, match=message):
+        hit_rate([[5, 2], [1, 5]], decoys)
 
 
 def test_hit_rate_is_the_chance_to_draw_the_true_class(rng):
@@ -321,7 +340,8 @@ def test_no_label_is_less_likely_right_than_is_said(rng, least):
     assert mixture.noise_rate_ == pytest.approx(1 - proba.mean(), abs=1e-6)
 
 
+@pytest.mark.parametrize("function", [transition, hit_rate_of_uniform])
 @pytest.mark.parametrize("count", [np.nan, np.inf, -1])
-def test_transition_refuses_what_are_no_counts(count):
-    with pytest.raises(ValueError, match="confusion must hold counts, finite and not negative"):
-        transition([[8, count], [1, 9]])
+def test_what_are_no_counts(function, count):
+    with pytest.raises(ValueError, match="confusion must be finite and not negative"):
+        function([[8, count], [1, 9]])

@@ -23,11 +23,11 @@ class SquashedMixture(BetaMixture):
         tags.input_tags.one_d_array = tags.input_tags.positive_only = False
         return tags
 
-    def _column(self, X, reset):
-        column = super()._column(X, reset)
-        if np.ndim(column) != 2:
-            return column
-        means = column.mean(1)
+    def _array(self, X):
+        array = super()._array(X)
+        if array.ndim != 2:
+            return array
+        means = array.mean(1)
         return np.where(np.isfinite(means), expit(means), means)
 
 
@@ -158,3 +158,11 @@ def test_feature_names(s):
 def test_the_number_of_features_is_checked(s):
     with pytest.raises(ValueError, match="X has 2 features, but BetaMixture is expecting 1"):
         BetaMixture().fit(s).predict(s.reshape(-1, 2))
+
+
+def test_a_fit_that_fails_changes_nothing(s):
+    mixture = BetaMixture().fit(s)
+    with pytest.raises(ValueError, match=r"must have shape \(N,\) or \(N, 1\), got \(60, 2\)"):
+        mixture.fit(s.reshape(-1, 2))
+    assert mixture.n_features_in_ == 1
+    mixture.predict(s[:, None])

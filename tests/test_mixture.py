@@ -178,6 +178,7 @@ def test_a_histogram_must_hold_something_and_has_its_own_weights():
     [
         ({"n_components": 0}, "n_components must be an integer of at least 1, got 0"),
         ({"n_components": 2.0}, "n_components must be an integer of at least 1, got 2.0"),
+        ({"n_components": True}, "n_components must be an integer of at least 1, got True"),
         ({"n_components": None}, "n_components must be an integer of at least 1, got None"),
         ({"max_iter": -1}, "max_iter must be an integer of at least 0, got -1"),
         ({"max_iter": 2.5}, "max_iter must be an integer of at least 0, got 2.5"),
@@ -187,11 +188,12 @@ def test_a_histogram_must_hold_something_and_has_its_own_weights():
         ({"tol": "small"}, "tol must be a finite number of at least 0, got 'small'"),
         ({"clip": 0.0}, r"clip must lie in \[2\*\*-20, 0.5\), got 0.0"),
         ({"clip": 0.5}, r"clip must lie in \[2\*\*-20, 0.5\), got 0.5"),
-        ({"m_step": "map"}, "m_step must be 'ml' or 'moments', got 'map'"),
+        ({"m_step": "map"}, "m_step must be one of 'ml', 'moments', got 'map'"),
         ({"init": [[1.0], [1.0], [1.0]]}, r"of 2 components, shape \(3, 2\), got \(3, 1\)"),
-        ({"init": [[0.5, 0.5], [1, 2], [2, -1]]}, "init must be positive and finite, got"),
-        ({"init": [[0.5, 0.5], [1, np.nan], [2, 1]]}, "init must be positive and finite, got"),
-        ({"init": [[0.5, 0.5], [1, np.inf], [2, 1]]}, "init must be positive and finite, got"),
+        ({"init": [[0.5, 0.5], [1, 2], [2, -1]]}, r"init must lie in \[1e-12, 1e12\], got"),
+        ({"init": [[0.5, 0.5], [1, 1e189], [2, 1]]}, r"init must lie in \[1e-12, 1e12\], got"),
+        ({"init": [[0.5, 0.5], [1, np.nan], [2, 1]]}, r"init must lie in \[1e-12, 1e12\], got"),
+        ({"init": [[0.5, 0.5], [1, np.inf], [2, 1]]}, r"init must lie in \[1e-12, 1e12\], got"),
     ],
 )
 def test_bad_parameters(options, message):
@@ -303,3 +305,13 @@ def test_what_is_no_sample_to_look_at(look):
         getattr(mixture, look)([])
     with pytest.raises(TypeError, match="X must hold similarities, got a SimilarityHistogram"):
         getattr(mixture, look)(SimilarityHistogram().update([0.5]))
+
+
+@pytest.mark.parametrize("alphas", [[1e-12, 1e12], [1e12, 1e12], [1e-12, 1e-12]])
+@pytest.mark.parametrize("betas", [[1e-12, 1e12], [1e12, 1e-12], [1e12, 1e12], [1e-12, 1e-12]])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_the_most_absurd_start_gives_a_posterior(alphas, betas):
+    init = [[1e-12, 1e12], alphas, betas]
+    for max_iter in (0, 20):
+        mixture = BetaMixture(init=init, max_iter=max_iter).fit(draw(TWO, 100))
+        assert np.isfinite(mixture.predict_proba(np.linspace(0, 1, 101))).all()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -102,7 +102,7 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
         -------
         ndarray of shape (N, n_components)
             Rows sum to 1. The **last** column, the component of highest mean, is the probability
-            that a label is right; it never falls as the similarity grows.
+            that a label is right; but for rounding it never falls as the similarity grows.
         """
         x = self._samples(X)
         if self.log_odds_ is not None:
@@ -124,7 +124,11 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
         return labels
 
     def score_samples(self, X: Any) -> Array:
-        """Log-density of each sample under the fitted mixture, (N,)."""
+        """Log-density of each sample under the fitted mixture, (N,).
+
+        Samples are moved into [clip, 1 - clip] first, beyond which there is no density: compare
+        only estimators of one `clip`, here and by `score`, `bic` and `aic`.
+        """
         inside = np.clip(self._samples(X), self.clip, 1 - self.clip)
         density: Array = np.logaddexp.reduce(self._mixture().log_joint(inside), 0)
         return density
@@ -134,13 +138,13 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
         return float(self.score_samples(X).mean())
 
     def bic(self, X: Any) -> float:
-        """Bayesian information criterion on X; the lower the better."""
+        """Bayesian information criterion on X, for one `clip`; the lower the better."""
         densities = self.score_samples(X)
         n_parameters = 3 * len(self.weights_) - 1
         return float(-2 * densities.sum() + n_parameters * np.log(len(densities)))
 
     def aic(self, X: Any) -> float:
-        """Akaike information criterion on X; the lower the better."""
+        """Akaike information criterion on X, for one `clip`; the lower the better."""
         return float(-2 * self.score_samples(X).sum() + 2 * (3 * len(self.weights_) - 1))
 
     def sample(self, n_samples: int = 1) -> tuple[Array, NDArray[np.intp]]:
@@ -179,13 +183,20 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
         summary = isinstance(X, SimilarityHistogram)
         if hasattr(X, "detach") or not (summary or hasattr(X, "shape")):
             X = to_numpy(X)
+        s = X if summary else self._array(X)
+        if reset and not summary:
+            as_column(s)  # raises before anything is set
+        if not summary and len(X.shape) == 2:
+            validate_data(self, X, reset=reset, skip_check_array=True)
+        elif reset:
+            validate_data(self, np.zeros((1, 1)), skip_check_array=True)  # one column, no names
+        return s
+
+    def _array(self, X: Any) -> NDArray[Any]:
         # The histogram and this module check range and number of samples for every input.
         later = {"ensure_all_finite": False, "ensure_min_samples": 0, "allow_nd": True}
-        if not summary and len(X.shape) == 2:
-            return validate_data(self, X, reset=reset, **later)
-        if reset:
-            validate_data(self, np.zeros((1, 1)), skip_check_array=True)  # one column, no names
-        return X if summary else check_array(X, ensure_2d=False, **later)
+        s: NDArray[Any] = check_array(X, ensure_2d=False, estimator=self, input_name="X", **later)
+        return s
 
     def _samples(self, X: Any) -> Array:
         check_is_fitted(self)
@@ -196,11 +207,9 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
             raise ValueError("similarities must hold at least one sample, got 0 sample(s)")
         return in_range(s).astype(np.float64)
 
-    def _take(self, mixture: Mixture, unsupported: bool) -> None:
-        """Become this mixture; where the data do not support it every posterior is 1."""
+    def _take(self, mixture: Mixture) -> None:
         self.weights_, self.alphas_, self.betas_ = mixture.weights, mixture.alphas, mixture.betas
         self.means_ = mixture.means
-        self.log_odds_ = ALWAYS_RIGHT if unsupported else self._log_odds()
 
     def _log_odds(self) -> LogOdds | None:
         if len(self.weights_) == 1:
@@ -210,10 +219,7 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
         a, b, c = self._mixture().log_odds.tolist()
         return LogOdds(a, b, c, self.clip, 1 - self.clip).rising()
 
-    def _check_numbers(self, *rules: tuple[str, Any, float]) -> None:
-        """Raise unless each named parameter is a finite number of its kind and not too low."""
-        for name, kind, low in rules:
-            check_number(name, getattr(self, name), low, whole=kind is Integral)
+    def _check_clip(self) -> None:
         if not isinstance(self.clip, Real) or not SMALLEST <= self.clip < 0.5:
             raise ValueError(f"clip must lie in [2**-20, 0.5), got {self.clip!r}")
 

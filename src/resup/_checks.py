@@ -17,7 +17,9 @@ def check_number(
     name: str, value: Any, low: float, high: float = math.inf, *, whole: bool = False
 ) -> None:
     """Raise unless `value` is a finite number from `low` to `high`."""
-    right = isinstance(value, Integral if whole else Real)
+    right = isinstance(value, Real)
+    if whole:
+        right = isinstance(value, Integral) and not isinstance(value, bool)
     if not (right and low <= float(value) <= high and math.isfinite(value)):
         kind = "an integer" if whole else "a finite number"
         bounds = f"of at least {low}" if high == math.inf else f"in [{low}, {high}]"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from typing_extensions import Self
 from ._base import ALWAYS_RIGHT, LogOdds, SimilarityMixture, warn, weighted_values
 from ._checks import check_number
 from .em import Array, Mixture, likeliest_shapes, self_labels
-from .histogram import SMALLEST
+from .histogram import SMALLEST, to_numpy
 
 __all__ = ["DecoyMixture", "contradiction_rate", "hit_rate", "transition"]
 
@@ -55,7 +54,8 @@ class DecoyMixture(SimilarityMixture):
     max_iter : int, default=200
         Largest number of EM iterations.
     tol : float, default=3e-4
-        EM stops when no weight and no logarithm of a parameter moves by more.
+        EM stops when the largest moves of a weight and of a logarithm of a parameter add up to
+        less. With 0 all `max_iter` iterations are made.
     random_state : int, RandomState or None, default=None
         For `sample`; the fit draws nothing.
 
@@ -174,7 +174,9 @@ class DecoyMixture(SimilarityMixture):
         ConvergenceWarning
             If the fit is degenerate, or EM did not converge in `max_iter` iterations.
         """
-        self._check_numbers(("max_iter", Integral, 1), ("tol", Real, 0))
+        check_number("max_iter", self.max_iter, 1, whole=True)
+        check_number("tol", self.tol, 0)
+        self._check_clip()
         rates = {
             "hit_rate": hit_rate,
             "seen_rate": seen_rate or 0.0,
@@ -195,26 +197,23 @@ class DecoyMixture(SimilarityMixture):
         beside = others.scaled(DECOY_WEIGHT if seen_rate is None else 0.0)
         known = None if seen_rate is None else max(seen_rate, rate)
         mixture, self.n_iter_ = _em(samples, beside, hit_rate, known, self.max_iter, self.tol)
-        agreement = min(1.0, (rate + NEAR) / (mixture.weights[0] + NEAR)) ** SHARPNESS
 
+        odds, found, agreement, swapped = ALWAYS_RIGHT, 0.0, 0.0, False
         unsupported = len(np.unique(samples.x)) < 2
-        self.agreement_ = 0.0 if unsupported else float(agreement)
-        swapped = bool(
-            rate * (1 + hit_rate) > 0.999 and others.w @ others.x > samples.w @ samples.x
-        )
-        self.degenerate_ = self.agreement_ < 0.5 or swapped
-        self.converged_ = mixture.converged
-        self.decoy_rate_ = rate
-        self._take(mixture, unsupported)
-        odds = ALWAYS_RIGHT
         if not unsupported:
-            mean = agreement * ratio + (1 - agreement) * mixture.log_odds
-            a, b, c = mean.tolist()
+            agreement = min(1.0, (rate + NEAR) / (mixture.weights[0] + NEAR)) ** SHARPNESS
+            a, b, c = (agreement * ratio + (1 - agreement) * mixture.log_odds).tolist()
             odds = LogOdds(a, b, c, self.clip, 1 - self.clip).rising()
             odds = odds.not_below(least_probability)
-        found = 0.0 if unsupported else float(samples.w @ expit(-odds(samples.x)))
-        if found < least_rate and not unsupported:
-            found, odds = least_rate, held_to_rate(odds, samples.x, samples.w, least_rate)
+            found = samples.w @ expit(-odds(samples.x))
+            all_wrong = rate * (1 + hit_rate) > 0.999 or found > 0.99
+            swapped = bool(all_wrong and others.w @ others.x > samples.w @ samples.x)
+            if found < least_rate:
+                found, odds = least_rate, held_to_rate(odds, samples.x, samples.w, least_rate)
+        self.agreement_, self.decoy_rate_ = float(agreement), rate
+        self.degenerate_ = self.agreement_ < 0.5 or swapped
+        self.converged_ = mixture.converged
+        self._take(mixture)
         self.log_odds_ = odds
         self.noise_rate_ = min(float(found), 1.0)  # rounding may take it over
         self.weights_ = np.array([self.noise_rate_, 1 - self.noise_rate_])
@@ -227,7 +226,7 @@ class DecoyMixture(SimilarityMixture):
                 f"the decoys account for a noise rate of {rate:.2f} where {mixture.weights[0]:.2f} "
                 "is likelier; they count for little"
             )
-        elif not self.converged_:
+        elif self.tol and not self.converged_:
             warn(f"EM did not converge in {self.max_iter} iterations; raise max_iter or tol")
         return self
 
@@ -390,8 +389,8 @@ def contradiction_rate(counts: ArrayLike) -> float:
     0.407
     """
     samples = np.asarray(counts, np.float64)
-    if samples.ndim != 3 or samples.shape[2] != 2:
-        raise ValueError(f"counts must have shape (C, B, 2), got {samples.shape}")
+    if samples.ndim != 3 or samples.shape[1] < 1 or samples.shape[2] != 2:
+        raise ValueError(f"counts must have shape (C, B, 2) with B >= 1, got {samples.shape}")
     if not np.isfinite(samples).all() or (samples < 0).any():
         raise ValueError("counts must be finite and not negative")
     n = samples.sum((1, 2))
@@ -439,12 +438,8 @@ def transition(confusion: ArrayLike, smoothing: float = 0.02) -> Array:
     array([0., 1., 0.])
     """
     check_number("smoothing", smoothing, 0)
-    counts = np.asarray(confusion, np.float64)
+    counts = _as_counts("confusion", confusion)
     c = len(counts)
-    if counts.shape != (c, c) or c < 2:
-        raise ValueError(f"confusion must have shape (C, C) with C >= 2, got {counts.shape}")
-    if not np.isfinite(counts).all() or (counts < 0).any():
-        raise ValueError("confusion must hold counts, finite and not negative")
     other = 1 - np.eye(c)
     off = counts * other + (smoothing * counts.sum() / c + 1e-12) * other / (c - 1)
     rows: Array = off / off.sum(1, keepdims=True)
@@ -467,6 +462,20 @@ def hit_rate(confusion: ArrayLike, decoys: ArrayLike) -> float:
     float
         1 / (C - 1) for uniform decoys.
     """
-    counts, rows = np.asarray(confusion, np.float64), np.asarray(decoys, np.float64)
+    counts, rows = _as_counts("confusion", confusion), _as_counts("decoys", decoys)
+    if rows.shape != counts.shape:
+        raise ValueError(f"decoys must have shape {counts.shape}, got {rows.shape}")
+    if not np.allclose(rows.sum(1), 1):
+        raise ValueError(f"decoys must have rows that sum to 1, got sums of {rows.sum(1)}")
     off = counts * (1 - np.eye(len(counts)))
     return float((off * rows.T).sum() / off.sum()) if off.any() else 1 / (len(counts) - 1)
+
+
+def _as_counts(name: str, values: ArrayLike) -> Array:
+    """Values as a (C, C) matrix of numbers that are not negative."""
+    counts: Array = to_numpy(values).astype(np.float64)
+    if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or len(counts) < 2:
+        raise ValueError(f"{name} must have shape (C, C) with C >= 2, got {counts.shape}")
+    if not np.isfinite(counts).all() or (counts < 0).any():
+        raise ValueError(f"{name} must be finite and not negative")
+    return counts

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from ._base import SimilarityMixture, warn, weighted_values
+from ._base import ALWAYS_RIGHT, SimilarityMixture, warn, weighted_values
+from ._checks import check_choice, check_number
 from .em import Mixture, fit_mixture, gain_over_last
 from .histogram import SMALLEST
 
@@ -44,7 +44,7 @@ class BetaMixture(SimilarityMixture):
         "moments" matches weighted means and variances as published programs do; it ignores `prior`
         and the likelihood may fall.
     init : sequence of three sequences of length n_components, optional
-        Weights, alphas and betas to start from, all positive; by default the prior's guess.
+        Weights, alphas and betas to start from, all in [1e-12, 1e12]; by default the prior's guess.
     clip : float, default=2**-20
         Similarities are moved into [clip, 1 - clip] first; the default is the least.
     max_iter : int, default=500
@@ -86,7 +86,8 @@ class BetaMixture(SimilarityMixture):
     Notes
     -----
     More than 2,432 samples are summarised in a `SimilarityHistogram` first, which moves a value by
-    less than 0.8 % of its distance from 0 or 1; the cost of EM does not grow with their number.
+    less than 0.8 % of its distance from 0 or 1, and 1.6 % within 1e-6 of these; the cost of EM does
+    not grow with their number.
 
     References
     ----------
@@ -195,7 +196,8 @@ class BetaMixture(SimilarityMixture):
         )
         if self.m_step == "ml" and self.n_iter_ and self.n_components > 1 and not self.degenerate_:
             self.degenerate_ = gain_over_last(fitted, inside, w) <= 0
-        self._take(fitted, self.degenerate_)
+        self._take(fitted)
+        self.log_odds_ = ALWAYS_RIGHT if self.degenerate_ else self._log_odds()
         at_zero = float(w[x <= self.clip].sum() / w.sum())
         if self.degenerate_:
             warn(f"the data do not support {self.n_components} components; every posterior is 1")
@@ -214,14 +216,12 @@ class BetaMixture(SimilarityMixture):
         return self.fit(X, y, sample_weight).predict(X)
 
     def _check_parameters(self) -> None:
-        self._check_numbers(
-            ("n_components", Integral, 1),
-            ("max_iter", Integral, 0),
-            ("prior", Real, 0),
-            ("tol", Real, 0),
-        )
-        if self.m_step not in ("ml", "moments"):
-            raise ValueError(f"m_step must be 'ml' or 'moments', got {self.m_step!r}")
+        check_number("n_components", self.n_components, 1, whole=True)
+        check_number("max_iter", self.max_iter, 0, whole=True)
+        check_number("prior", self.prior, 0)
+        check_number("tol", self.tol, 0)
+        check_choice("m_step", self.m_step, ("ml", "moments"))
+        self._check_clip()
         if self.init is not None:
             shape, expected = np.shape(self.init), (3, self.n_components)
             if shape != expected:
@@ -229,5 +229,5 @@ class BetaMixture(SimilarityMixture):
                     f"init must be weights, alphas and betas of {self.n_components} components, "
                     f"shape {expected}, got {shape}"
                 )
-            if not all(0 < value < np.inf for value in np.ravel(self.init)):
-                raise ValueError(f"init must be positive and finite, got {self.init!r}")
+            if not all(1e-12 <= value <= 1e12 for value in np.ravel(self.init)):
+                raise ValueError(f"init must lie in [1e-12, 1e12], got {self.init!r}")
