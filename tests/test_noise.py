@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,7 +52,8 @@ def test_certain_moves():
         apply_transition(true, np.roll(np.eye(3), 1, axis=1), 0), [1, 2, 0, 0]
     )
     np.testing.assert_array_equal(apply_transition(true, np.eye(3), 0), true)
-    assert apply_transition(np.zeros(0, int), np.eye(3), 0).shape == (0,)
+    for nothing in ([], np.zeros(0, int)):
+        assert apply_transition(nothing, np.eye(3), 0).shape == (0,)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +148,9 @@ def test_human_labels_need_no_transition():
         ),
         (lambda: asymmetric_transition(3, 0.5, {0: 0}), "partner must map a class .* got 0: 0"),
         (lambda: asymmetric_transition(3, 0.5, {0: 3}), "got 0: 3"),
+        (lambda: asymmetric_transition(3, 0.5, {0.5: 1}), "partner must map a class .* got 0.5: 1"),
+        (lambda: asymmetric_transition(3, 0.5, {"0": 1}), "partner must map a class .* got '0': 1"),
+        (lambda: asymmetric_transition(3, 0.5, {0: None}), "partner must map .* got 0: None"),
         (
             lambda: asymmetric_transition(1, 0.5, {}),
             "n_classes must be an integer of at least 2, got 1",
@@ -186,3 +191,15 @@ def test_any_seed_of_numpy():
     features, labels = np.ones((4, 2)), [0, 1, 0, 1]
     for seed in (None, np.int64(3), np.random.default_rng(0), np.random.SeedSequence(0)):
         assert instance_transition(features, labels, 0.3, 2, seed=seed).shape == (4, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_tensors_are_as_good_as_arrays(dtype):
+    labels, rows = np.array([0, 1, 0, 1]), np.array([[0.25, 0.75], [0.5, 0.5]])
+    for call, values in (
+        (lambda v: apply_transition(torch.tensor(labels), v, 1), rows),
+        (lambda v: draw_labels(v, 1), rows),
+        (lambda v: instance_transition(v, labels, 0.3, 2, 1), np.ones((4, 2))),
+    ):
+        tensor = torch.tensor(values, dtype=dtype, requires_grad=True)
+        np.testing.assert_array_equal(call(tensor), call(values))

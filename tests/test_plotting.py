@@ -30,6 +30,25 @@ def test_mixture(rng):
     assert plot_mixture(mixture, SimilarityHistogram().update(s), ax=other) is other
 
 
+@pytest.mark.parametrize("weight", [1e-300, 1e-3, 7.0, 1e300])
+def test_the_scale_of_weights_does_not_move_the_axis(rng, weight):
+    s = rng.random(1000)
+    mixture = BetaMixture().fit(s)
+    limits = [
+        plot_mixture(mixture, SimilarityHistogram().update(s, w + 0 * s), ax=ax).get_ylim()
+        for w, ax in zip((1.0, weight), plt.subplots(2)[1], strict=True)
+    ]
+    assert limits[0][0] == pytest.approx(0.5 / 1000)
+    assert limits[1] == pytest.approx(limits[0])
+
+
+def test_one_heavy_sample_is_drawn_upright():
+    s = np.r_[np.linspace(0.1, 0.9, 9), 0.5]
+    ax = plot_mixture(BetaMixture().fit(s), SimilarityHistogram().update(s, [1e-30] * 9 + [1.0]))
+    low, high = ax.get_ylim()
+    assert 1e-7 < low < 1 < high
+
+
 def test_weights(rng):
     w = rng.random(100)
     assert sum(p.get_height() for p in plot_weights(w).patches) == 100
@@ -99,6 +118,14 @@ def test_fewer_suspects_than_asked_for(rng):
     assert not any(ax.axison for ax in plt.gcf().axes)
     ax = plt.figure().subplots()
     assert plot_suspects(rng.random((3, 8, 8)), np.arange(3), rng.random(3), axes=ax)[0] is ax
+
+
+@pytest.mark.parametrize("kind", [np.asarray, np.ravel, list, lambda grid: iter(grid.flat)])
+def test_suspects_in_a_grid(rng, kind):
+    grid = plt.subplots(2, 2)[1]
+    shown = plot_suspects(rng.random((9, 8, 8)), np.arange(9), rng.random(9), axes=kind(grid))
+    assert shown.tolist() == grid.ravel().tolist()
+    assert all(ax.get_title() for ax in shown)
 
 
 def test_bad_input(rng):

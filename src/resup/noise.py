@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri, softmax
 
 from ._checks import check_number
+from .histogram import to_numpy
 
 __all__ = [
     "apply_transition",
@@ -98,10 +99,11 @@ def asymmetric_transition(n_classes: int, rate: float, partner: Mapping[int, int
     check_number("n_classes", n_classes, 2, whole=True)
     matrix = np.eye(n_classes)
     for true, given in partner.items():
-        if true == given or not (0 <= true < n_classes and 0 <= given < n_classes):
+        known = all(isinstance(c, Integral) and 0 <= c < n_classes for c in (true, given))
+        if true == given or not known:
             raise ValueError(
                 f"partner must map a class in [0, {n_classes}) to a different one, "
-                f"got {true}: {given}"
+                f"got {true!r}: {given!r}"
             )
         matrix[true, true], matrix[true, given] = 1 - rate, rate
     return matrix
@@ -133,7 +135,7 @@ def apply_transition(labels: ArrayLike, transition: ArrayLike, seed: int) -> Lab
     >>> round(noise_rate(true, given), 2)
     0.39
     """
-    matrix = np.asarray(transition, np.float64)
+    matrix = to_numpy(transition)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"transition must have shape (C, C), got {matrix.shape}")
     cumulative = _cumulative("transition", matrix)
@@ -195,7 +197,7 @@ def instance_transition(
     check_number("n_classes", n_classes, 2, whole=True)
     check_number("spread", spread, 0)
     true = _check_labels(labels, n_classes)
-    x = np.asarray(features)
+    x = to_numpy(features)
     if x.ndim < 2 or len(x) != len(true) or x.dtype.kind not in "fiu":
         raise ValueError(
             f"features must be real numbers of shape ({len(true)}, ...), one row a label, "
@@ -278,7 +280,7 @@ def _truncated_normal(u: Matrix, mean: float, std: float) -> Matrix:
 
 def _cumulative(name: str, rows: ArrayLike) -> Matrix:
     """Cumulative sums of rows that are distributions; the last is 1."""
-    matrix = np.asarray(rows, np.float64)
+    matrix: Matrix = to_numpy(rows).astype(np.float64)
     if matrix.ndim != 2 or not matrix.shape[1]:
         raise ValueError(f"{name} must have two dimensions, (rows, C), got {matrix.shape}")
     cumulative: Matrix = matrix.cumsum(1)
@@ -293,7 +295,7 @@ def _cumulative(name: str, rows: ArrayLike) -> Matrix:
 
 
 def _check_pair(true: ArrayLike, given: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
-    t, g = np.asarray(true), np.asarray(given)
+    t, g = to_numpy(true), to_numpy(given)
     if t.shape != g.shape or t.ndim != 1 or not len(t):
         raise ValueError(
             f"true and given must share a shape (N,), N >= 1, got {t.shape}, {g.shape}"
@@ -302,8 +304,8 @@ def _check_pair(true: ArrayLike, given: ArrayLike) -> tuple[NDArray[Any], NDArra
 
 
 def _check_labels(labels: ArrayLike, n_classes: int, name: str = "labels") -> Labels:
-    y = np.asarray(labels)
-    if y.ndim != 1 or y.dtype.kind not in "iu":
+    y = to_numpy(labels)
+    if y.ndim != 1 or (len(y) and y.dtype.kind not in "iu"):
         raise ValueError(f"{name} must be integers of shape (N,), got {y.dtype} of {y.shape}")
     if len(y) and (y.min() < 0 or y.max() >= n_classes):
         raise ValueError(

@@ -31,8 +31,8 @@ def plot_mixture(
 
     Parameters
     ----------
-    mixture : estimator
-        Fitted, with `predict_proba`.
+    mixture : BetaMixture, DecoyMixture or AnyMixture
+        Fitted.
     similarities : array-like of shape (N,), Tensor or SimilarityHistogram
         Usually what it was fitted on.
     ax : Axes, optional
@@ -62,7 +62,8 @@ def plot_mixture(
         label=["judged wrong", "judged right"],
     )
     ax.set(xlabel="similarity S", ylabel="share of samples", xlim=(0, 1), yscale="log")
-    low, high = 0.5 / histogram.total, ax.get_ylim()[1]  # from half a sample on
+    least = histogram.counts[histogram.counts > 0].min() / histogram.total
+    low, high = max(least / 2, 1e-6), ax.get_ylim()[1]  # from half a sample on
     ax.set_ylim(low, high * (high / low) ** 0.15)  # room for the legend
     twin = ax.twinx()
     grid = np.linspace(0, 1, 401)
@@ -208,7 +209,7 @@ def plot_suspects(
     weights: ArrayLike,
     *,
     true: ArrayLike | None = None,
-    axes: Iterable[Axes] | None = None,
+    axes: Iterable[Any] | None = None,
     count: int = 16,
 ) -> NDArray[Any]:
     """Show the images whose labels are least likely to be right, most suspicious first.
@@ -223,7 +224,7 @@ def plot_suspects(
         Probability that each label is right.
     true : array-like of shape (N,), optional
         True labels, where they are known; a title is red where the given label is indeed wrong.
-    axes : iterable of Axes, optional
+    axes : iterable of Axes or grid of them, optional
         One for each image shown; a new figure by default.
     count : int, default=16
         How many images, if `axes` is not given.
@@ -247,7 +248,7 @@ def plot_suspects(
         for ax in grid.flat[min(count, len(w)) :]:
             ax.axis("off")
         axes = grid.flat[:count]
-    shown = [axes] if isinstance(axes, Axes) else list(axes)
+    shown = np.ravel([axes] if isinstance(axes, Axes) else list(axes))
     for ax, i in zip(shown, np.argsort(w, kind="stable"), strict=False):
         ax.imshow(pictures[i], cmap="gray_r" if pictures.ndim == 3 else None)
         title = f"given {given[i]}\nw = {w[i]:.2f}"
@@ -258,4 +259,4 @@ def plot_suspects(
             title, fontsize=8, color=WRONG if true is not None and truth != given[i] else LINE
         )
         ax.axis("off")
-    return np.array(shown)
+    return shown

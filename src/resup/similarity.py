@@ -127,7 +127,7 @@ def scaled_loss_signal(logits: Tensor, targets: Tensor, cap: float | None = None
     targets : Tensor of shape (N,)
         Class indices in [0, C), of an integer dtype.
     cap : float, optional
-        The cross-entropy from which on the signal is 0, larger than 0; by default
+        The cross-entropy from which on the signal is 0, finite and larger than 0; by default
         :math:`1.5 \log C`, so that a uniform prediction has signal 1/3 whatever the number of
         classes. Where a Beta mixture is fitted, much larger values leave most wrong labels above
         1/2, and smaller ones put hard but right labels on 0.
@@ -140,7 +140,7 @@ def scaled_loss_signal(logits: Tensor, targets: Tensor, cap: float | None = None
     Raises
     ------
     ValueError
-        If `cap` is not larger than 0.
+        If `cap` is not finite and larger than 0.
 
     Examples
     --------
@@ -152,8 +152,8 @@ def scaled_loss_signal(logits: Tensor, targets: Tensor, cap: float | None = None
     """
     check_logits_targets(logits, targets)
     cap = 1.5 * math.log(logits.shape[1]) if cap is None else cap
-    if not (isinstance(cap, Real) and cap > 0):
-        raise ValueError(f"cap must be larger than 0, got {cap!r}")
+    if not (isinstance(cap, Real) and 0 < cap < math.inf):
+        raise ValueError(f"cap must be larger than 0 and finite, got {cap!r}")
     with torch.autocast(logits.device.type, enabled=False):
         loss = F.cross_entropy(full_precision(logits), targets.long(), reduction="none")
         return 1 - loss.clamp(max=cap) / cap
