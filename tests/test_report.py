@@ -326,3 +326,38 @@ def test_columns_of_another_length(name):
     columns[name] = columns[name] + columns[name][:1]
     with pytest.raises(ValueError, match=rf"{name} must have shape \(2,\), got \(3,\)"):
         LabelReport.ranked(**columns, clean_a=[0.1, 0.2], clean_b=[0.3, 0.1])
+
+
+def report_of(noise, n=1000):
+    clean = (np.arange(n) >= noise * n).astype(float)
+    return LabelReport.ranked(np.zeros(n), np.ones(n), np.ones(n), clean, clean)
+
+
+@pytest.mark.parametrize(("rate", "least"), [(0.05, 0.2335), (0.10, 0.1322), (0.20, 0.0708)])
+def test_the_noise_rate_from_which_on_suspects_can_be_listed(rate, least):
+    """As `suspects` and `q_values` state it."""
+    assert len(report_of(least + 0.002).suspects(rate)) > 0
+    with pytest.warns(UserWarning, match="no label can be listed"):
+        assert len(report_of(least - 0.002).suspects(rate)) == 0
+
+
+def test_an_empty_list_is_not_taken_for_no_wrong_labels():
+    with pytest.warns(UserWarning, match=r"at a .* of 0.1: the noise rate is 0.050") as caught:
+        report_of(0.05).suspects(0.1)
+    assert "smallest q-value 0.289; `report.index` ranks all" in str(caught[0].message)
+    assert caught[0].filename == __file__
+    nearly_right = np.full((2, 100), 0.995)  # less than one wrong label: nothing to say
+    for report in (LabelReport.ranked(*np.zeros((3, 100)), *nearly_right), report_of(0, n=0)):
+        assert len(report.suspects(0.1)) == 0
+
+
+def test_a_report_prints_its_head():
+    report = LabelReport.ranked([2, 1], [0, 1], [True, False], [0.1, 0.9], [0.3, 0.7])
+    assert repr(report).splitlines() == [
+        "LabelReport of 2 labels, noise rate 0.500",
+        "index  given  suggested  clean_probability  q_value",
+        "    0      2          0                0.2    0.287",
+        "    1      1          1                0.8    0.574",
+    ]
+    assert len(repr(report_of(0.3)).splitlines()) == 7
+    assert repr(report_of(0, n=0)).startswith("LabelReport of 0 labels\n")

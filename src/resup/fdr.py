@@ -38,8 +38,9 @@ def q_values(clean_probability: Any, *, caution: float = 1.5, hidden: float = 0.
     hidden : float, default=0.015
         Share of the right labels that look just like wrong ones, in [0, 1). Where few labels are
         wrong these are many among the suspects, and nothing is listed at a rate below
-        :math:`\varphi`. Both defaults come from recorded trainings; 1 and 0 take the
-        probabilities as they are.
+        :math:`\varphi`: with the default, none at 0.05 unless over 23 % of the labels are wrong,
+        at 0.10 over 13 %, at 0.20 over 7 %. Both defaults come from recorded trainings; 1 and 0
+        take the probabilities as they are.
 
     Returns
     -------
