@@ -33,7 +33,7 @@ def test_disputes_are_counted_by_confidence():
     p, predicted = logits.double().softmax(-1).max(-1)
     alone = (predicted != predicted[0]).any(0).long()
     for group, counts in enumerate(accumulator.disputes.numpy()):
-        known = ~p[group].isnan()
+        known = ~p.isnan().any(0)
         places = np.searchsorted(CONFIDENCE_EDGES, p[group][known].log().numpy())
         expected = np.zeros_like(counts)
         np.add.at(expected, (places, alone[known].numpy()), 1)

@@ -227,7 +227,7 @@ class DecoyAccumulator(StateModule):
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         counts = state_dict.get(f"{prefix}contradictions")
-        if counts is not None:  # C is known only from the first batch on
+        if counts is not None and counts.shape != self.contradictions.shape:
             self._make_room(counts.shape[1])
         super()._load_from_state_dict(state_dict, prefix, *args)
         self.began = bool(self.contradictions.any())
