@@ -23,7 +23,11 @@ __all__ = ["Callback", "JSONLinesLogger", "ProbabilityHistory", "TensorBoardLogg
 
 
 class Callback:
-    """Base of callbacks; override what is needed. Each process calls its own."""
+    """Base of callbacks; override what is needed. Each process calls its own.
+
+    The state of one with `state_dict` and `load_state_dict` is in the trainer's, and so in
+    checkpoints.
+    """
 
     def on_fit_start(self, trainer: Any) -> None:
         """Before the first epoch of a call of `fit`."""
