@@ -151,6 +151,16 @@ def test_report_from_columns():
     np.testing.assert_allclose(report.q_value, q_values([0.2, 0.8]))
 
 
+def test_the_report_takes_a_hidden_share_of_its_own(run):
+    trainer, loader, *_ = run
+    report = trainer.report(loader, hidden=0.001)
+    expected = q_values(report.clean_probability, hidden=0.001)
+    np.testing.assert_array_equal(report.q_value, expected)
+    assert (report.q_value <= trainer.report(loader).q_value).all()
+    with pytest.raises(ValueError, match=r"hidden must lie in \[0, 1\), got 2"):
+        trainer.report(loader, hidden=2)
+
+
 def test_the_report_as_the_label_issues_of_cleanlab(run):
     """As in the docs: a classifier trained without the suspects beats one trained on all."""
     pandas = pytest.importorskip("pandas")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import loaders
 from .distributed import global_means
+from .fdr import HIDDEN
 from .pair import NetworkPair
 from .report import LabelReport
 from .weigher import SampleWeigher
@@ -61,7 +62,13 @@ class JudgingPair(NetworkPair):
         return (clean_a + clean_b).float() / 2
 
     @torch.no_grad()
-    def report(self, loader: Iterable[Any], probability: ArrayLike | None = None) -> LabelReport:
+    def report(
+        self,
+        loader: Iterable[Any],
+        probability: ArrayLike | None = None,
+        *,
+        hidden: float = HIDDEN,
+    ) -> LabelReport:
         """Ranked table of the labels of `loader`, the most suspicious first.
 
         Parameters
@@ -72,6 +79,10 @@ class JudgingPair(NetworkPair):
             How likely each label is to be right, in loader order, in place of `clean_probability`.
             The mean over the epochs, ``ProbabilityHistory(loader).probability.mean(0)``, ranks and
             states false discoveries better: late epochs have learnt wrong labels by heart.
+        hidden : float, default=0.015
+            Share of the right labels that look just like wrong ones, for the q-values
+            (:func:`resup.q_values`). For networks that get less than 15 % of a `val_loader` wrong,
+            a tenth of that: ``0.1 * (1 - trainer.evaluate(val_loader)["accuracy_a"])``.
 
         Returns
         -------
@@ -81,10 +92,11 @@ class JudgingPair(NetworkPair):
         Raises
         ------
         RuntimeError, ValueError
-            As `clean_probability`, or if `probability` is not (N,), in [0, 1].
+            As `clean_probability`, or if `probability` is not (N,), in [0, 1], or `hidden`
+            not in [0, 1).
         """
         given, suggested, agree, a, b = (column.numpy() for column in self._judged(loader))
-        return LabelReport.ranked(given, suggested, agree, a, b, probability)
+        return LabelReport.ranked(given, suggested, agree, a, b, probability, hidden)
 
     def _judged(self, loader: Iterable[Any]) -> list[Tensor]:
         """Given and suggested labels, agreement, and posteriors of A and of B, each (N,)."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._checks import check_number
-from .fdr import q_values
+from .fdr import HIDDEN, q_values
 from .histogram import to_numpy
 
 __all__ = ["LabelReport"]
@@ -51,6 +51,7 @@ class LabelReport:
         clean_a: Any,
         clean_b: Any,
         probability: Any = None,
+        hidden: float = HIDDEN,
     ) -> LabelReport:
         """Make the table from columns in loader order, each (N,)."""
         a, b = np.asarray(clean_a, np.float64), np.asarray(clean_b, np.float64)
@@ -68,7 +69,7 @@ class LabelReport:
             clean_probability_a=a[order],
             clean_probability_b=b[order],
             agree=np.asarray(agree, np.bool_)[order],
-            q_value=q_values(clean)[order],
+            q_value=q_values(clean, hidden=hidden)[order],
         )
 
     def suspects(self, false_discovery_rate: float) -> NDArray[np.int64]:
