@@ -96,8 +96,8 @@ def test_what_is_remembered_epoch_by_epoch():
         ((0.4, 0.3), (0.8, 0.1), True, False, (0.4 - first, 0.3 - first)),
         ((0.2, 0.2), (0.6, 0.6), True, False, (0.2 - first, 0.2 - first)),  # fewer than before
         ((0.3, 0.3), (0.2, 0.6), False, False, (0.3 - first, 0.3 - first)),  # no fewer
-        ((0.3, 0.3), (0.51, 0.2), False, False, (0.3 - first, 0.3 - first)),
-        ((0.3, 0.25), (0.5, 0.1), False, True, (0.3 - first, 0.25 - first)),  # it is remembered
+        ((0.3, 0.3), (0.36, 0.2), False, False, (0.3 - first, 0.3 - first)),
+        ((0.3, 0.25), (0.35, 0.1), False, True, (0.3 - first, 0.25 - first)),  # it is remembered
         ((0.2, 0.4), (0.9, 0.9), False, True, (0.2, 0.25)),  # to have agreed once is enough
         ((0.02, 0.4), (0.0, 0.0), False, True, (0.08, 0.4)),  # four times 0.02
         ((0.0, 0.1), (0.0, 0.0), False, True, (0.08, 0.4)),

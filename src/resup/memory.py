@@ -15,7 +15,7 @@ from .decoy import contradiction_rate, of_surest
 
 __all__ = ["NoiseMemory"]
 
-DISPUTED = 0.5  # of the surest predictions, where networks know too little
+DISPUTED, MOSTLY_DISPUTED = 0.35, 0.5  # of the surest predictions, where networks know too little
 MAJORITY = 0.5
 STILL = 4  # times the noise rate seen now: as much of one seen twice before is held
 BELIEVED = 2  # times the noise rate seen: as much of a rate found before is held
@@ -36,9 +36,9 @@ class NoiseMemory(StateModule):
     its rates are forgotten, no label is taken to be less likely right than 0.4 of the share of
     right labels that it contradicts. In training, the mean posterior of a wrong label is at most
     one half until three fits in a row have found more. And networks that contradict each other know
-    too little to contradict labels: until they differ on at most half of the surest tenth of
-    either's predictions a rate is forgotten after its epoch, and every weight stays 1 while they
-    differ on less of it than ever before.
+    too little to contradict labels: a rate is forgotten after its epoch until they differ on at
+    most 0.35 of the surest tenth of either's predictions, and every weight stays 1 while they
+    differ on more than half of it and on less than ever before.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ class NoiseMemory(StateModule):
             self.of_decoys.fill_(torch.nan)
         if epoch.disputes.any():
             disputed = float(of_surest(epoch.disputes.cpu().numpy()).max())
-            self.waiting &= DISPUTED < disputed < self.disputed.item()
+            self.waiting &= MOSTLY_DISPUTED < disputed < self.disputed.item()
             self.disputed.clamp_(max=disputed)
         now = given_up(epoch.contradictions.sum((2, 3)), epoch.labels)
         self.given_up.copy_(torch.stack([self.given_up[:, 1], now], 1))
