@@ -76,8 +76,9 @@ class LabelReport:
         """List the suspect labels by their place in the loader, the most suspicious first.
 
         At most a share `false_discovery_rate`, in [0, 1], of them is expected to be right. With few
-        wrong labels nothing can be listed, which warns: at 0.05 the noise rate must be over 23 %,
-        at 0.10 over 13 %, at 0.20 over 7 % (see :func:`resup.q_values`). `index` ranks all labels.
+        wrong labels nothing can be listed, which warns: with the default `hidden` share the noise
+        rate must be over 23 % at 0.05, over 13 % at 0.10, over 7 % at 0.20 (see
+        :func:`resup.q_values`). `index` ranks all labels.
         """
         check_number("false_discovery_rate", false_discovery_rate, 0, 1)
         listed: NDArray[np.int64] = self.index[self.q_value <= false_discovery_rate]
