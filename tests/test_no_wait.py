@@ -25,7 +25,8 @@ def two_steps(**options):
     trainer = small.trainer([model.to("meta") for model in small.pair()], **options)
     trainer.epoch = 1  # after the warm-up
     x, y = (v.to("meta") for v in small.data(64).tensors)
-    for trainer.weigher.balanced in (False, trainer.weigher.decoys is not None):
+    for balanced in (False, trainer.weigher.decoys is not None):
+        trainer.weigher.balanced = balanced
         values = trainer.train_step(x, y)
         trainer.optimizer_step()
         trainer._done.add(values, len(y))
