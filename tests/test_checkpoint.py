@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from checkpoint_worker import EPOCHS, make, outcome
+from small import data, trainer
+from torch.utils.data import DataLoader
 
 from resup import BetaMixture, CoTrainer
 from resup.callbacks import Callback
@@ -227,3 +229,13 @@ def test_a_state_without_random_states_or_parts(tmp_path):
     del state["model_a"], state["weigher"]
     with pytest.raises(ValueError, match="state lacks model_a, weigher"):
         other.load_state_dict(state)
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    link, file = tmp_path / "run.pt", tmp_path / "disk" / "run.pt"
+    link.symlink_to(file)
+    for epochs in (1, 2):
+        trainer().fit(DataLoader(data(), 40), epochs, checkpoint=link, resume=link)
+        assert link.is_symlink()
+        assert load_checkpoint(file)["epoch"] == epochs

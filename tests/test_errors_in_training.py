@@ -208,3 +208,53 @@ def test_a_state_of_another_signal_is_refused():
     state = trainer().state_dict()
     with pytest.raises(ValueError, match=r"signal similarity, this trainer has .* signal loss"):
         trainer(signal="loss").load_state_dict(state)
+
+
+class FailsAt:
+    def __init__(self, loader, time):
+        self.loader, self.time, self.times = loader, time, 0
+
+    def __iter__(self):
+        self.times += 1
+        if self.times == self.time:
+            raise OSError("a broken image")
+        return iter(self.loader)
+
+
+def test_an_epoch_is_not_lost_to_its_validation(tmp_path):
+    loader = DataLoader(data(), 40)
+    t = trainer()
+    with pytest.raises(OSError, match="a broken image"):
+        t.fit(loader, 4, FailsAt(loader, 2), checkpoint=tmp_path / "run.pt")
+    assert load_checkpoint(tmp_path / "run.pt")["epoch"] == t.epoch == 2
+    assert [record["epoch"] for record in t.fit(loader, 4, loader).history] == [1, 2, 3, 4]
+
+
+def test_a_loaded_state_is_left_as_it_is():
+    loader = DataLoader(data(), 40)
+    t = trainer(callbacks=[Stop(6)])
+    with pytest.raises(SystemExit):
+        t.fit(loader, 2)
+    so_far = t.state_dict()["epoch_so_far"]
+    before = dict(so_far["samples"])
+    again = trainer()
+    again.load_state_dict(t.state_dict() | {"epoch_so_far": so_far})
+    again.fit(loader, 2)
+    assert so_far["samples"] == before
+
+
+@pytest.mark.parametrize("values", [{"loss": 0.5}, {"accuracy": torch.tensor(1.0)}], ids=str)
+def test_what_a_step_must_return(values, monkeypatch):
+    t = trainer()
+    monkeypatch.setattr(t, "train_step", lambda *_: values)
+    with pytest.raises(TypeError, match="train_step must return scalar tensors by name"):
+        t.fit(DataLoader(data(), 40), 1)
+
+
+def test_a_recorder_wants_the_same_labels_every_epoch():
+    history = ProbabilityHistory(DataLoader(data(40), 20))
+    t = trainer(callbacks=[history]).fit(DataLoader(data(), 40), 1)
+    history.loader = DataLoader(data(60), 20)
+    with pytest.raises(ValueError, match="the same labels every epoch, got 60 after 40"):
+        t.fit(DataLoader(data(), 40), 2)
+    assert history.probability.shape == (1, 40)

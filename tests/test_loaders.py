@@ -69,7 +69,9 @@ def test_orders_that_mean_nothing(options, message):
     t = trainer().fit(loader, 1)
     with pytest.raises(ValueError, match=f"loader {message}"):
         t.clean_probability(loader)
-    for fine in ({"sampler": DistributedSampler(DATA, 1, 0, shuffle=False)}, {"drop_last": True}):
+    InOrder = type("InOrder", (SequentialSampler,), {"shuffle": lambda self: None})
+    unshuffled = DistributedSampler(DATA, 1, 0, shuffle=False)
+    for fine in ({"sampler": unshuffled}, {"sampler": InOrder(DATA)}, {"drop_last": True}):
         assert len(t.clean_probability(DataLoader(data(240), 60, **fine))) == 240
 
 

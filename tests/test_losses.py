@@ -192,3 +192,11 @@ def test_symmetric_kl_of_masked_classes_is_that_of_the_others():
     torch.testing.assert_close(loss, symmetric_kl_loss(a, b))
     loss.backward()
     assert all(torch.isfinite(z.grad).all() for z in masked)
+
+
+def test_vmap_over_an_ensemble():
+    a, b, y = torch.randn(3, 8, 4), torch.randn(3, 8, 4), torch.randint(4, (3, 8))
+    got = torch.func.vmap(cross_weighted_loss)(a, b, y)
+    torch.testing.assert_close(
+        got, torch.stack([cross_weighted_loss(*each) for each in zip(a, b, y, strict=True)])
+    )

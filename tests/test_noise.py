@@ -203,3 +203,8 @@ def test_tensors_are_as_good_as_arrays(dtype):
     ):
         tensor = torch.tensor(values, dtype=dtype, requires_grad=True)
         np.testing.assert_array_equal(call(tensor), call(values))
+
+
+def test_draws_are_those_of_one_row_a_sample():
+    true, matrix = np.arange(300) % 7, symmetric_transition(7, 0.4)
+    assert (apply_transition(true, matrix, 3) == draw_labels(matrix[true], 3)).all()

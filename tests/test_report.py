@@ -371,3 +371,23 @@ def test_a_report_prints_its_head():
     ]
     assert len(repr(report_of(0.3)).splitlines()) == 7
     assert repr(report_of(0, n=0)).startswith("LabelReport of 0 labels\n")
+
+
+def test_columns_that_are_no_probabilities():
+    columns = {"given": [0, 1], "suggested": [1, 1], "agree": [True, False]}
+    with pytest.raises(ValueError, match=r"clean_b must lie in \[0, 1\], got values from -0.1"):
+        LabelReport.ranked(**columns, clean_a=[0.1, 0.2], clean_b=[0.3, -0.1])
+    with pytest.raises(ValueError, match=r"clean_b must have shape \(2,\), got \(3,\)"):
+        LabelReport.ranked(**columns, clean_a=[0.1, 0.2], clean_b=[0.3, 0.1, 0.2])
+    half = torch.tensor([0.5, 0.25], dtype=torch.bfloat16, requires_grad=True)
+    report = LabelReport.ranked(*map(torch.tensor, columns.values()), half, half)
+    assert report.index.tolist() == [1, 0]
+
+
+class StopAtOnce(Callback):
+    def on_fit_start(self, trainer):
+        trainer.should_stop = True
+
+
+def test_a_callback_may_stop_before_the_first_epoch():
+    assert short_run([StopAtOnce()]).epoch == 0

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from resup import BetaMixture, CoTrainer, SymmetricKLLoss
+from resup import BetaMixture, CoTrainer, SampleWeigher, SymmetricKLLoss
 from resup.callbacks import Callback
 
 
@@ -74,6 +74,7 @@ class OnOneDevice(TorchDispatchMode):
         {"consistency": SymmetricKLLoss()},
         {"exchange": "mean", "weight_threshold": 0.5},
         {"accumulate": 2},
+        {"clip_grad_norm": 1.0},
     ],
     ids=lambda options: ", ".join(map(str, options)) or "defaults",
 )
@@ -90,6 +91,7 @@ def test_a_step_looks_at_no_value(options, monkeypatch):
         t.weigher.balanced = balanced
         with OnOneDevice():
             values = t.train_step(x, y)
+            t._done.add(values, len(y))
         t.optimizer_step()
     assert "consistency" in values
     with pytest.raises(RuntimeError, match="meta"):
@@ -125,6 +127,18 @@ def test_evaluate_counts_right_and_leaves_modes():
     got = t.evaluate(DataLoader(TensorDataset(x, y), 7))
     assert [got["accuracy_a"], got["accuracy_b"]] == pytest.approx(expected)
     assert [m.training for m in t.models] == [True, False]
+
+
+def test_counts_are_exact_whatever_the_default_dtype():
+    t, loader = trainer(), DataLoader(data(2000), 100)
+    t.fit(loader, 3)
+    accuracies, coefficients = t.evaluate(loader), t.weigher.posterior.coefficients
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert t.evaluate(loader) == accuracies
+        assert SampleWeigher().posterior.coefficients.dtype == coefficients.dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_clean_probability_in_loader_order():
@@ -366,10 +380,16 @@ def test_settings_of_another_kind(option, message):
 
 
 def test_an_empty_loader():
-    with pytest.raises(ValueError, match="train_loader gave no batch"):
-        trainer().fit([], 1)
-    with pytest.raises(ValueError, match="gave no sample"):
-        trainer().evaluate([])
+    none = torch.empty(0, 6), torch.empty(0, dtype=torch.int64)
+    for empty in ([], [none]):
+        t = trainer((nn.Linear(6, 3), nn.Linear(6, 3)))
+        with pytest.raises(ValueError, match="train_loader gave no sample"):
+            t.fit(empty, 1)
+        with pytest.raises(ValueError, match="gave no sample"):
+            t.evaluate(empty)
+    once = (batch for batch in DataLoader(data(), 32))
+    with pytest.raises(ValueError, match="train_loader gave no sample to the pass"):
+        trainer(similarities="pass").fit(once, 1)
 
 
 def test_batches_that_are_no_pair():

@@ -197,6 +197,14 @@ def test_what_is_no_estimator_is_refused_at_once(mixture):
         SampleWeigher(mixture)
 
 
+@pytest.mark.parametrize(
+    "mixture", [BetaMixture(prior=-1), BetaMixture(n_components="2"), DecoyMixture(clip=7)], ids=str
+)
+def test_parameters_out_of_range_are_refused_at_once(mixture):
+    with pytest.raises(ValueError, match=r"must .* got"):
+        SampleWeigher(mixture)
+
+
 def show(weigher, memorised, n=4000, c=5, seed=0):
     """An epoch with 40 % wrong labels, a share `memorised` of them predicted like right ones."""
     generator = torch.Generator().manual_seed(seed)

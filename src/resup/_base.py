@@ -181,7 +181,7 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
     def _column(self, X: Any, reset: bool) -> Any:
         """X as scikit-learn wants to have seen it: names and number of features are checked."""
         summary = isinstance(X, SimilarityHistogram)
-        if hasattr(X, "detach") or not (summary or hasattr(X, "shape")):
+        if hasattr(X, "detach") or np.ma.isMaskedArray(X) or not (summary or hasattr(X, "shape")):
             X = to_numpy(X)
         s = X if summary else self._array(X)
         if reset and not summary:
@@ -218,6 +218,9 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
             return None
         a, b, c = self._mixture().log_odds.tolist()
         return LogOdds(a, b, c, self.clip, 1 - self.clip).rising()
+
+    def _check_parameters(self) -> None:
+        raise NotImplementedError
 
     def _check_clip(self) -> None:
         if not isinstance(self.clip, Real) or not SMALLEST <= self.clip < 0.5:

@@ -156,7 +156,13 @@ class ProbabilityHistory(Callback):
     def on_epoch_end(self, trainer: Any, record: Mapping[str, Any]) -> None:
         """Judge the labels, once there is a mixture."""
         if trainer.weigher.mixtures_:
-            self._rows.append(trainer.clean_probability(self.loader).numpy())
+            row = trainer.clean_probability(self.loader).numpy()
+            if self._rows and len(row) != len(self._rows[-1]):
+                raise ValueError(
+                    f"loader must give the same labels every epoch, got {len(row)} after "
+                    f"{len(self._rows[-1])}"
+                )
+            self._rows.append(row)
             self.epochs.append(record["epoch"])
 
 

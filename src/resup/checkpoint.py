@@ -30,7 +30,7 @@ def save_checkpoint(state: Mapping[str, Any], path: str | os.PathLike[str]) -> N
     state : mapping
         Of tensors and plain values, such as ``CoTrainer.state_dict`` gives.
     path : path
-        Its folder is made if it is missing.
+        Its folder is made if it is missing; a link stays one.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def save_checkpoint(state: Mapping[str, Any], path: str | os.PathLike[str]) -> N
 
 def check_path(path: str | os.PathLike[str]) -> Path:
     """Make the folder of a checkpoint, or raise if there can be none."""
-    path = Path(path)
+    path = Path(path).resolve()  # else `os.replace` would take the place of a link
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         raise IsADirectoryError(f"checkpoint must be a file, got the folder {path}")

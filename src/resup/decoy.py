@@ -174,12 +174,10 @@ class DecoyMixture(SimilarityMixture):
         ConvergenceWarning
             If the fit is degenerate, or EM did not converge in `max_iter` iterations.
         """
-        check_number("max_iter", self.max_iter, 1, whole=True)
-        check_number("tol", self.tol, 0)
-        self._check_clip()
+        self._check_parameters()
         rates = {
             "hit_rate": hit_rate,
-            "seen_rate": seen_rate or 0.0,
+            "seen_rate": 0.0 if seen_rate is None else seen_rate,
             "least_rate": least_rate,
             "least_probability": least_probability,
         }
@@ -229,6 +227,11 @@ class DecoyMixture(SimilarityMixture):
         elif self.tol and not self.converged_:
             warn(f"EM did not converge in {self.max_iter} iterations; raise max_iter or tol")
         return self
+
+    def _check_parameters(self) -> None:
+        check_number("max_iter", self.max_iter, 1, whole=True)
+        check_number("tol", self.tol, 0)
+        self._check_clip()
 
 
 def held_to_rate(odds: LogOdds, x: Array, weights: Array, rate: float) -> LogOdds:

@@ -169,6 +169,8 @@ def to_numpy(values: Any) -> NDArray[Any]:
         values = values.detach().cpu()
         if str(values.dtype) == "torch.bfloat16":
             values = values.float()
+    if np.ma.is_masked(values):
+        raise ValueError("values must not be masked; pass values.compressed()")
     return np.asarray(values)
 
 
@@ -223,4 +225,4 @@ def as_weights(values: Any, n: int, name: str = "sample_weight") -> NDArray[Any]
         raise ValueError(f"{name} must have shape ({n},), got {w.shape}")
     if n and not (w.min() >= 0 and w.max() < np.inf):
         raise ValueError(f"{name} must be finite and not negative, got {w.min()} to {w.max()}")
-    return w
+    return w.astype(np.float64) if w.dtype.itemsize > 8 else w

@@ -27,13 +27,15 @@ class JudgingPair(NetworkPair):
     @torch.no_grad()
     def evaluate(self, loader: Iterable[Any]) -> dict[str, float]:
         """Accuracy of each network on `loader`: ``accuracy_a``, ``accuracy_b``, in [0, 1]."""
-        right = torch.zeros(2, device=self.device)
+        right = torch.zeros(2, dtype=torch.int64, device=self.device)
         samples = 0
         for logits, targets in self._predict(loader):
             right += (logits.argmax(-1) == targets).sum(1)
             samples += len(targets)
         if not samples:
-            raise ValueError("the loader to evaluate gave no sample")
+            raise ValueError(
+                "the loader to evaluate gave no sample; a val_loader is iterated every epoch"
+            )
         return global_means({"accuracy_a": (right[0], samples), "accuracy_b": (right[1], samples)})
 
     @torch.no_grad()

@@ -69,7 +69,7 @@ def check_order(loader: Iterable[Any]) -> None:
     shuffling = RandomSampler, SubsetRandomSampler, WeightedRandomSampler
     owners = [loader, *samplers(loader)]
     for owner in owners:
-        if isinstance(owner, shuffling) or getattr(owner, "shuffle", False):
+        if isinstance(owner, shuffling) or getattr(owner, "shuffle", False) is True:
             raise ValueError(
                 f"loader shuffles ({type(owner).__name__}), so its order means nothing; use "
                 "shuffle=False"

@@ -139,7 +139,12 @@ def apply_transition(labels: ArrayLike, transition: ArrayLike, seed: int) -> Lab
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"transition must have shape (C, C), got {matrix.shape}")
     cumulative = _cumulative("transition", matrix)
-    return _draw(cumulative[_check_labels(labels, len(matrix))], seed)
+    true = _check_labels(labels, len(matrix))
+    u = np.random.default_rng(seed).random(len(true))
+    given = np.empty(len(true), np.int64)
+    for c in np.unique(true):  # all rows at once would take N x C numbers
+        given[true == c] = np.searchsorted(cumulative[c], u[true == c], side="right")
+    return given
 
 
 def instance_transition(
@@ -241,10 +246,7 @@ def draw_labels(distributions: ArrayLike, seed: int) -> Labels:
     >>> draw_labels([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], seed=0)
     array([0, 1, 1])
     """
-    return _draw(_cumulative("distributions", distributions), seed)
-
-
-def _draw(cumulative: Matrix, seed: int) -> Labels:
+    cumulative = _cumulative("distributions", distributions)
     u = np.random.default_rng(seed).random(len(cumulative))
     labels: Labels = (u[:, None] >= cumulative).sum(1)
     return labels

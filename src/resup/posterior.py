@@ -57,7 +57,7 @@ class Posterior(StateModule):
 
     def __init__(self, groups: int = 1) -> None:
         super().__init__()
-        self.register_buffer("coefficients", torch.empty(groups, 7))
+        self.register_buffer("coefficients", torch.empty(groups, 7, dtype=torch.float32))
         for group in range(groups):
             self._write(ALWAYS_RIGHT, group)
 
@@ -148,7 +148,7 @@ class TablePosterior(StateModule):
     def __init__(self, groups: int = 1) -> None:
         super().__init__()
         self.bins = Bins()
-        self.register_buffer("table", torch.ones(groups, N_BINS))
+        self.register_buffer("table", torch.ones(groups, N_BINS, dtype=torch.float32))
 
     def load(self, mixture: Any, group: int = 0) -> Self:
         """Take over a fitted mixture.

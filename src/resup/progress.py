@@ -25,7 +25,7 @@ class EpochProgress:
     sums: dict[tuple[str, ...], Tensor] = field(default_factory=dict)
     """By the names of what a step gives, its values summed over the samples: one sum per step."""
     samples: dict[tuple[str, ...], int] = field(default_factory=dict)
-    first_bad: Tensor = field(default_factory=lambda: torch.tensor(torch.inf))
+    first_bad: Tensor = field(default_factory=lambda: torch.tensor(torch.inf, dtype=torch.float32))
     """The first step whose loss was not finite."""
     randomness: dict[str, Any] | None = None
     """Random states at the start of the epoch."""
@@ -34,6 +34,10 @@ class EpochProgress:
 
     def add(self, values: Mapping[str, Tensor], samples: int) -> None:
         """Count one step and the scalars that it gave."""
+        if not ("loss" in values and all(map(_is_scalar, values.values()))):
+            raise TypeError(
+                f"train_step must return scalar tensors by name, 'loss' among them, got {values}"
+            )
         self.steps += 1
         loss = values["loss"]
         finite = loss - loss == 0  # isfinite takes more kernels
@@ -63,3 +67,7 @@ class EpochProgress:
     def state(self) -> dict[str, Any]:
         """Its fields, which later steps do not change."""
         return {**vars(self), "sums": dict(self.sums), "samples": dict(self.samples)}
+
+
+def _is_scalar(value: object) -> bool:
+    return isinstance(value, Tensor) and not value.shape

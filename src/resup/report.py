@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ._checks import check_number
 from .fdr import HIDDEN, q_values
-from .histogram import to_numpy
+from .histogram import as_similarities, in_range, to_numpy
 
 __all__ = ["LabelReport"]
 
@@ -54,12 +54,15 @@ class LabelReport:
         hidden: float = HIDDEN,
     ) -> LabelReport:
         """Make the table from columns in loader order, each (N,)."""
-        a, b = np.asarray(clean_a, np.float64), np.asarray(clean_b, np.float64)
-        clean = (a + b) / 2 if probability is None else to_numpy(probability).astype(np.float64)
-        columns = {"probability": clean, "given": given, "suggested": suggested, "agree": agree}
+        a, b = _probability("clean_a", clean_a), _probability("clean_b", clean_b)
+        given, suggested, agree = map(to_numpy, (given, suggested, agree))
+        columns = {"clean_b": b, "given": given, "suggested": suggested, "agree": agree}
+        if probability is not None:
+            columns["probability"] = _probability("probability", probability)
         for name, column in columns.items():
-            if np.shape(column) != a.shape:
-                raise ValueError(f"{name} must have shape {a.shape}, got {np.shape(column)}")
+            if column.shape != a.shape:
+                raise ValueError(f"{name} must have shape {a.shape}, got {column.shape}")
+        clean = columns.get("probability", (a + b) / 2)
         order = np.argsort(clean, kind="stable")
         return cls(
             index=order,
@@ -125,3 +128,7 @@ class LabelReport:
     def to_npz(self, path: str | os.PathLike[str]) -> None:
         """Write the columns as a compressed NumPy archive."""
         np.savez_compressed(path, **vars(self))
+
+
+def _probability(name: str, values: Any) -> NDArray[np.float64]:
+    return in_range(as_similarities(values, name), name).astype(np.float64)

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from copy import deepcopy
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ class CoTrainer(JudgingPair):
 
     The models, optimizer and scheduler stay the caller's: they may be compiled, wrapped in
     DistributedDataParallel, or in any memory format, and are called, never copied or moved. Parts
-    of them that are in eval mode, such as a frozen backbone, stay in it.
+    that are in eval mode, such as a frozen backbone, stay in it; a whole model in eval mode does
+    not.
 
     Parameters
     ----------
@@ -297,11 +299,11 @@ class CoTrainer(JudgingPair):
             self._resume(resume, train_loader)
         if checkpoint is not None and self.is_main_process:
             check_path(checkpoint)
+        self._stop = self.should_stop = False
         with ExitStack() as ends:
             for callback in self.callbacks:
                 callback.on_fit_start(self)
                 ends.callback(callback.on_fit_end, self)
-            self._stop = self.should_stop = False
             if checkpoint is not None and not is_distributed():
                 ends.enter_context(on_sigterm(self._stop_soon))
             try:
@@ -313,15 +315,17 @@ class CoTrainer(JudgingPair):
                         break
                     self.epoch += 1
                     self.history.append(record := {"epoch": self.epoch, **record})
-                    if val_loader is not None:
-                        accuracies = self.evaluate(val_loader)
-                        record |= {f"val_{key}": value for key, value in accuracies.items()}
-                    self._step_plateaus(record)
+                    validated = False
                     try:
+                        if val_loader is not None:
+                            accuracies = self.evaluate(val_loader)
+                            record |= {f"val_{key}": value for key, value in accuracies.items()}
+                        validated = True
+                        self._step_plateaus(record)
                         for callback in self.callbacks:
                             callback.on_epoch_end(self, record)
-                    finally:  # an epoch is not lost for a callback that fails
-                        if checkpoint is not None:
+                    finally:  # what fails here costs no epoch, if no process waits in `evaluate`
+                        if checkpoint is not None and (validated or not is_distributed()):
                             self._save(checkpoint, generators)
             except RuntimeError as error:
                 if not (self._stop and "DataLoader worker" in str(error)):  # told to stop too
@@ -410,8 +414,8 @@ class CoTrainer(JudgingPair):
                 f"train_loader gave {step} batches, but {resumed} of this epoch are done: go on "
                 "with the loader that it was begun with"
             )
-        if not done.steps:
-            raise ValueError("train_loader gave no batch")
+        if not done.samples:
+            raise ValueError("train_loader gave no sample")
         if pending:
             self.optimizer_step()
         self._check_finite()
@@ -532,7 +536,7 @@ class CoTrainer(JudgingPair):
                 load_part(callback, state["callbacks"][name], name)
         self.epoch = state["epoch"]
         self.history = [dict(record) for record in state["history"]]
-        self._done = EpochProgress(**(state["epoch_so_far"] or {})).to(self.device)
+        self._done = EpochProgress(**deepcopy(state["epoch_so_far"] or {})).to(self.device)
 
     def _parts(self) -> dict[str, Any]:
         """Name all that has a state of its own."""
@@ -554,7 +558,7 @@ class CoTrainer(JudgingPair):
         """Name the callbacks that have a state, by their types and places among these."""
         found: dict[str, Any] = {}
         for callback in self.callbacks:
-            if hasattr(callback, "load_state_dict"):
+            if hasattr(callback, "state_dict") and hasattr(callback, "load_state_dict"):
                 kind = type(callback).__name__
                 found[f"{kind}_{sum(name.startswith(f'{kind}_') for name in found)}"] = callback
         return found
@@ -589,8 +593,15 @@ class CoTrainer(JudgingPair):
         if self.similarities == "pass":
             self.weigher.reset()
             with torch.no_grad():
+                seen = 0
                 for logits, targets in self._predict(loader, rewind=False):
                     self.weigher(logits, targets)
+                    seen += len(targets)
+            if not seen:
+                raise ValueError(
+                    "train_loader gave no sample to the pass of similarities='pass', which "
+                    "iterates it a second time"
+                )
         self.weigher.refit()
 
     def _check_lengths(self, loader: Iterable[Any]) -> None:

@@ -122,11 +122,12 @@ class SampleWeigher(StateModule):
         self.signal = signal
         self.negligible_noise = negligible_noise
         self.mixture = DecoyMixture() if mixture is None else mixture
-        self.closed_form = isinstance(self.mixture, SimilarityMixture) and (
-            self.mixture.n_components <= 2
-        )
-        if not self.closed_form:
-            AnyMixture(self.mixture)  # raises now rather than after an epoch
+        self.closed_form = False
+        if isinstance(self.mixture, SimilarityMixture):  # raises now rather than after an epoch
+            self.mixture._check_parameters()
+            self.closed_form = self.mixture.n_components <= 2
+        else:
+            AnyMixture(self.mixture)
         kind = Posterior if self.closed_form else TablePosterior
         self.posterior, self.weight = kind(networks), kind(networks)
         self.seen = HistogramAccumulator(networks)
