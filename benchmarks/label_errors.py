@@ -21,7 +21,7 @@ with their standard deviation.
 
 Each finished training is kept under --runs and not run again; ``--only resup`` or ``--only folds``
 trains one side. When both are there, the numbers are printed, and written to
-``OUT/label_errors-SIZE.json``; those of other epochs or labels go to a file of their own.
+``OUT/label_errors-SIZE.json``; those of other than the default settings go to a file of their own.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, precision_score, recall_score, roc_auc_score
 from sklearn.model_selection import StratifiedKFold
-from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 import cifar10
-from paper import methods, networks
+from paper import methods
 from paper.batches import DeviceBatches
 from paper.datasets import Split
 from paper.provenance import ROOT, provenance
-from paper.run import AUTOCAST, Protocol, positive
+from paper.run import AUTOCAST, Protocol, make_network, positive
 from posterior_quality import STATED, listed
 
 from resup import CoTrainer
 from resup.callbacks import Callback
 
-FOLDS = 5
+CLASSES, FOLDS = 10, 5
 LABELS = ["worst", "aggre", "random1"]
+SEEDS = [0, 1, 2]
 SCORES = "self_confidence", "normalized_margin", "confidence_weighted_entropy"
 Arrays = dict[str, Any]
 
@@ -86,12 +86,6 @@ class Memory(Callback):
         self.seconds += now() - start
 
 
-def make_network(protocol: Protocol, data: Split, device: str) -> nn.Module:
-    _, height, _, channels = data.images.shape
-    network = networks.build(protocol.network, 10, channels, height, **protocol.options)
-    return network.to(device, memory_format=torch.channels_last)
-
-
 def train_resup(args: argparse.Namespace, protocol: Protocol, data: Split, seed: int) -> Arrays:
     """Train a pair; `data` has the given labels."""
     start = now()
@@ -101,7 +95,7 @@ def train_resup(args: argparse.Namespace, protocol: Protocol, data: Split, seed:
         augment=protocol.augment, shuffle=True, seed=seed, device=args.device,
     )  # fmt: skip
     ordered = train.in_order(500)
-    pair = [make_network(protocol, data, args.device) for _ in range(2)]
+    pair = [make_network(protocol, data, CLASSES, args.device) for _ in range(2)]
     memory = Memory(ordered)
     trainer = methods.make(
         args.method,
@@ -142,7 +136,7 @@ def train_fold(
     test = DeviceBatches(
         data.images[held_out], data.labels[held_out], 500, device=args.device, mean=mean, std=std
     )
-    network = make_network(protocol, data, args.device)
+    network = make_network(protocol, data, CLASSES, args.device)
     optimizer, scheduler = protocol.adam([network])
     dtype = AUTOCAST[args.dtype]
     autocast = partial(torch.autocast, args.device.split(":")[0], dtype, enabled=dtype is not None)
@@ -193,7 +187,11 @@ def train(args: argparse.Namespace, noise: str, protocol: Protocol, data: Split,
 
 
 def evaluate(
-    wrong: NDArray[np.bool_], clean: Arrays, folds: list[Arrays], given: NDArray[np.int64]
+    wrong: NDArray[np.bool_],
+    clean: Arrays,
+    folds: list[Arrays],
+    given: NDArray[np.int64],
+    method: str = "resup",
 ) -> Iterator[dict[str, Any]]:
     """Rows of the table, of what `train` has left for one set of labels."""
     from cleanlab.filter import find_label_issues
@@ -219,7 +217,7 @@ def evaluate(
         ("last epoch", "last", clean["seconds"]),
         ("mean of epochs", "mean", clean["seconds_mean"]),
     ):
-        found = row(f"resup, {which}", -clean[key], seconds, clean[key] < 0.5)
+        found = row(f"{method}, {which}", -clean[key], seconds, clean[key] < 0.5)
         false, share = listed(clean[key], ~wrong)
         yield found | {"listed_falsely": false, "listed": share}
 
@@ -227,10 +225,10 @@ def evaluate(
     for fold in folds:
         probabilities[fold["held_out"]] = fold["probabilities"]
     trained = np.sum([fold["seconds"] for fold in folds], 0)
-    for method in SCORES:
+    for score in SCORES:
         start = now()
-        quality = get_label_quality_scores(given, probabilities, method=method)
-        yield row(f"cleanlab, {method}", -quality, trained + now() - start)
+        quality = get_label_quality_scores(given, probabilities, method=score)
+        yield row(f"cleanlab, {score}", -quality, trained + now() - start)
     start = now()
     issues = find_label_issues(
         given, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1
@@ -290,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--method", choices=methods.RESUP, default="resup")
     add("--only", choices=("resup", "folds"), help="train one side only")
     add("--epochs", type=positive, help="other than the protocol's")
-    add("--seeds", type=int, nargs="+", default=[0])
+    add("--seeds", type=int, nargs="+", default=SEEDS)
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--dtype", choices=AUTOCAST, default="bfloat16", help="of the networks' arithmetic")
     add("--runs", type=Path, default=Path("runs/label_errors"), help="finished trainings")
@@ -319,7 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             clean, *folds = map(read, paths)
             trained += [str(arrays["provenance"]) for arrays in (clean, *folds)]
             common = {"labels": noise, "noise_rate": float(wrong.mean()), "seed": seed}
-            results += [common | row for row in evaluate(wrong, clean, folds, given)]
+            results += [common | row for row in evaluate(wrong, clean, folds, given, args.method)]
     if not results:
         return
     print(markdown(results))
@@ -340,6 +338,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     trial = [f"{args.epochs}-epochs"] * bool(args.epochs)
     trial += args.labels if args.labels != LABELS else []
+    trial += [args.method] * (args.method != "resup") + [args.dtype] * (args.dtype != "bfloat16")
+    trial += [f"seed-{seed}" for seed in args.seeds] * (args.seeds != SEEDS)
     path = args.out / f"{'-'.join(['label_errors', args.size, *trial])}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
 

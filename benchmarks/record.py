@@ -84,6 +84,11 @@ def record(run: str, root: Path | None) -> dict[str, np.ndarray]:
     name, noise_name, *seeds = run.split("_")
     seed = int(seeds[0]) if seeds else zlib.crc32(run.encode()) % 10_000
     kind = noise_name if noise_name in cifar10.HUMAN else noise_name.rstrip("0123456789")
+    people = cifar10.HUMAN if name == "cifar10" else ()
+    if name not in NOISES or kind not in (*people, "sym", "asym", "pair", "image"):
+        raise SystemExit(f"--runs must be DATA_NOISE or DATA_NOISE_SEED, got {run!r}")
+    if root is None and name != "digits":
+        raise SystemExit(f"--data is needed for {run}")
     rate = int(noise_name[len(kind) :] or 0) / 100
     images, true = images_and_labels(name, root)
     torch.manual_seed(seed)
@@ -135,7 +140,10 @@ def main() -> None:
     runs = args.runs or [f"{name}_{kind}" for name in names for kind in NOISES[name]]
     for run in runs:
         if not (path := args.folder / f"{run}.npz").exists():
-            np.savez_compressed(path, **record(run, args.data))
+            unfinished = path.with_suffix(".npz.tmp")
+            with unfinished.open("wb") as file:
+                np.savez_compressed(file, **record(run, args.data))
+            unfinished.replace(path)
 
 
 if __name__ == "__main__":

@@ -106,6 +106,8 @@ def start(
     if there and all((out / f"{name}.npz").exists() for name in needed):
         return True
     out.mkdir(parents=True, exist_ok=True)
+    if there:  # files are missing, and the script must not say that all is done
+        (out / "result.json").unlink(missing_ok=True)
     command = [
         sys.executable, str(EXAMPLES / column.script), *column.arguments(args.data),
         "--method", method, "--seed", str(seed), "--size", args.size, "--out", str(out),
@@ -251,6 +253,10 @@ def main() -> None:
     args = parser.parse_args()
     table = TABLES[args.table] if args.table else FIGURES[args.figure]
     table = table.only(args.methods, args.columns).starting(args.network, args.weights)
+    if args.figure == "7" and (args.epochs or max(SNAPSHOTS)) < max(SNAPSHOTS):
+        parser.error(f"--epochs must be at least {max(SNAPSHOTS)} for figure 7, got {args.epochs}")
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # λ is not in every encoding
     results = Results(args.results, size(args))
     fetched = any(column.dataset != "digits" for column in table.columns)
     if args.data is None and fetched and (not args.print or args.figure in ("3", "4")):

@@ -115,6 +115,9 @@ def test_cifar_that_is_not_whole(tmp_path):
     (folder / "data_batch_3").write_bytes(pickle.dumps(batch, protocol=2))
     with pytest.raises(ValueError, match=r"shape \(2, 3072\), one row a label, got uint8 of \(3"):
         datasets.cifar10(tmp_path)
+    (folder / "data_batch_3").write_bytes(pickle.dumps({b"fine_labels": [0]}, protocol=2))
+    with pytest.raises(ValueError, match=r"data_batch_3 cannot be read: KeyError\(b'labels'\)"):
+        datasets.cifar10(tmp_path)
     batch[b"labels"] = [0, 1, 10]
     (folder / "data_batch_3").write_bytes(pickle.dumps(batch, protocol=2))
     with pytest.raises(ValueError, match=r"data_batch_3: labels must lie in \[0, 10\), .* 0 to 10"):
@@ -191,6 +194,10 @@ def test_cifar_n_that_is_something_else(tmp_path):
         archive.writestr("readme", "nothing")
     with pytest.raises(ValueError, match=r"has no data.pkl"):
         datasets.cifar_n(tmp_path / "other.pt", "aggre")
+    np.savez(tmp_path / "whole.npz", aggre_label=np.arange(5))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"cut.npz cannot be read: BadZipFile.*cifar-10-100n"):
+        datasets.cifar_n(tmp_path / "cut.npz", "aggre")
 
 
 # FERPlus: what the votes say, what plurality makes of it, and what the majority rule does
@@ -352,6 +359,13 @@ def test_raf_db_with_a_byte_order_mark(tmp_path, image):
         datasets.raf_db(tmp_path)
 
 
+def test_a_part_without_images_is_told(tmp_path, image):
+    write_raf_db(image, tmp_path)
+    write(tmp_path / "EmoLabel" / "list_patition_label.txt", "train_00001.jpg 1\n")
+    with pytest.raises(ValueError, match=r"a part of the data has no image; .*whdeng"):
+        datasets.raf_db(tmp_path)
+
+
 def test_raf_db_that_is_not_whole(tmp_path, image):
     with pytest.raises(FileNotFoundError, match=r"list_patition_label.txt is missing; .*whdeng"):
         datasets.raf_db(tmp_path)
@@ -366,6 +380,7 @@ def test_raf_db_that_is_not_whole(tmp_path, image):
         ("train_00001.jpg\n", "noise.txt, line 1: expected 2 columns, got 1"),
         ("train_00001.jpg 1\n", "lacks 2 of the 3 train images of .*, the first is train_00002"),
         (RAF_DB + "train_00001.jpg 1\n", "names 1 of its 5 images twice"),
+        ('train_00001.jpg "1\n', "noise.txt: expected whole numbers"),
     ):
         with pytest.raises(ValueError, match=message):
             datasets.raf_db(tmp_path, label_file=write(noise, text))

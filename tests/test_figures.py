@@ -198,10 +198,14 @@ def test_a_run_whose_files_are_gone_is_made_again(tmp_path, monkeypatch):
     """For a figure that is drawn from them, though its result is there."""
     table, made = published.FIGURES["7"], []
     store(tmp_path, table)
+    folder = tmp_path / "runs" / "ferplus-ferplus_30%-plain-0-cpu"
+    folder.mkdir(parents=True)
+    (folder / "result.json").touch()
 
     class Run:
         def __init__(self, command, **_):
             made.append(Path(command[command.index("--out") + 1]))
+            assert not (made[-1] / "result.json").exists()  # else the script does nothing
             (made[-1] / "result.json").write_text('{"score": 70}\n')
             for name in ("labels", "epoch1", "epoch7"):
                 (made[-1] / f"{name}.npz").touch()
@@ -215,7 +219,7 @@ def test_a_run_whose_files_are_gone_is_made_again(tmp_path, monkeypatch):
     results = reproduce.Results(tmp_path / "results", "cpu")
     for _ in range(2):
         assert reproduce.run_all(args, table, results)
-    assert [out.name for out in made] == ["ferplus-ferplus_30%-plain-0-cpu"]
+    assert made == [folder]
     assert len(results.read("ferplus")) == 1
 
 

@@ -53,11 +53,11 @@ def run(label_errors, data, tmp_path, monkeypatch):
         label_errors.main(
             [
                 *("--data", str(data), "--labels", "worst", "--size", "cpu"),
-                *("--epochs", str(epochs), "--device", "cpu", "--dtype", "float32"),
+                *("--epochs", str(epochs), "--device", "cpu", "--dtype", "float32", "--seeds", "0"),
                 *("--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), *arguments),
             ]
         )
-        path = tmp_path / "out" / f"label_errors-cpu-{epochs}-epochs-worst.json"
+        path = tmp_path / "out" / f"label_errors-cpu-{epochs}-epochs-worst-float32-seed-0.json"
         return json.loads(path.read_text()) if path.exists() else None
 
     return run

@@ -56,6 +56,14 @@ def test_logits(name, channels):
     assert network(torch.zeros(2, channels, 32, 32)).shape == (2, 7)
 
 
+def test_any_size_fits_the_stride():
+    for size in (22, 24, 46, 47, 48):
+        network = networks.build("cnn7", classes=7, channels=1, size=size, width=8, stride=3).eval()
+        assert network(torch.zeros(1, 1, size, size)).shape == (1, 7)
+    with pytest.raises(ValueError, match="size must be over 21 for a stride of 3, got 21"):
+        networks.build("cnn7", classes=7, channels=1, size=21, stride=3)
+
+
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_size_of_resnets(name):
     network = networks.build(name, classes=1000)
@@ -275,7 +283,10 @@ def test_a_run_goes_on_where_it_was_broken_off(cifar, tmp_path):
     other = script("cifar10.py", *arguments("broken", "--seed", "1"))
     assert other.returncode == 1
     assert "holds another run, whose seed is 0 in place of 1: give another --out" in other.stderr
-    assert start("broken")["accuracy_by_epoch"] == whole["accuracy_by_epoch"]
+    goes_on = start("broken")
+    assert goes_on["accuracy_by_epoch"] == whole["accuracy_by_epoch"]
+    lines = (tmp_path / "broken" / "epochs.jsonl").read_text().splitlines()
+    assert goes_on["seconds"] >= sum(json.loads(line)["seconds"] for line in lines) - 0.1
     again = script("cifar10.py", *arguments("whole"))
     assert f"done already, score {whole['score']:.2f} %" in again.stdout
 
@@ -391,6 +402,19 @@ def test_runs_end_with_their_runner(cifar, tmp_path):
     time.sleep(1)
     assert found[0].stat().st_mtime == written
     assert len(list(tmp_path.glob("runs/*"))) == 1
+
+
+def test_published_numbers_are_of_their_own_networks():
+    table = published.TABLES["5"]
+    assert table.starting(None, ["imagenet"]).paper == table.paper
+    assert table.starting("resnet18-cifar", None).paper == {}
+
+
+def test_a_folder_holds_the_labels_of_one_run(tmp_path):
+    run.begin(tmp_path, {"labels": 1})
+    run.begin(tmp_path, {"labels": 1})
+    with pytest.raises(SystemExit, match="holds another run, whose labels is 1 in place of 2"):
+        run.begin(tmp_path, {"labels": 2})
 
 
 def test_published_tables_fit():

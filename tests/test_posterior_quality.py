@@ -15,6 +15,14 @@ def path(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
 
 
+@pytest.mark.parametrize("run", ["digits_symm40_1", "digits_worst", "mnist_sym40"])
+def test_a_recording_of_another_name_is_refused(run):
+    import record
+
+    with pytest.raises(SystemExit, match=f"DATA_NOISE_SEED, got '{run}'"):
+        record.record(run, None)
+
+
 @pytest.mark.parametrize(
     ("run", "seed", "rate", "next_only"),
     [("digits_sym40", 8652, 0.4, False), ("digits_pair30_5", 5, 0.3, True)],

@@ -27,7 +27,8 @@ from __future__ import annotations
 import csv
 import pickle
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -82,7 +83,7 @@ class Dataset(NamedTuple):
 def cifar10(root: str | Path) -> Dataset:
     """CIFAR-10, `root` being ``cifar-10-batches-py/`` or the folder that holds it."""
     meta = _find(root, CIFAR, "cifar-10-batches-py/batches.meta", "batches.meta")
-    names = _unpickle(meta)[b"label_names"]
+    [names] = _unpickle(meta, b"label_names")
     test, *train = (
         _cifar_split(_find(meta.parent, CIFAR, name), b"labels", len(names))
         for name in ("test_batch", *(f"data_batch_{i}" for i in range(1, 6)))
@@ -94,7 +95,7 @@ def cifar10(root: str | Path) -> Dataset:
 def cifar100(root: str | Path) -> Dataset:
     """CIFAR-100 with its fine labels, `root` being ``cifar-100-python/`` or its parent."""
     meta = _find(root, CIFAR, "cifar-100-python/meta", "meta")
-    names = _unpickle(meta)[b"fine_label_names"]
+    [names] = _unpickle(meta, b"fine_label_names")
     train, test = (
         _cifar_split(_find(meta.parent, CIFAR, name), b"fine_labels", len(names))
         for name in ("train", "test")
@@ -112,7 +113,8 @@ def cifar_n(path: str | Path, which: str) -> np.ndarray:
     if which not in CIFAR_N_KEYS:
         raise ValueError(f"which must be one of {', '.join(CIFAR_N_KEYS)}, got {which!r}")
     path = _find(Path(path).parent, CIFAR_N, Path(path).name)
-    labels = _load_npz(path) if path.suffix == ".npz" else _load_pt(path)
+    with _reading(path, CIFAR_N):
+        labels = _load_npz(path) if path.suffix == ".npz" else _load_pt(path)
     key = CIFAR_N_KEYS[which]
     if key not in labels:
         raise ValueError(f"{path} has no labels {key!r}, only {', '.join(labels)}")
@@ -314,8 +316,7 @@ def _count_votes(
 
 
 def _cifar_split(path: Path, key: bytes, n_classes: int) -> Split:
-    batch = _unpickle(path)
-    labels, pixels = batch[key], batch[b"data"]
+    labels, pixels = _unpickle(path, key, b"data")
     if pixels.shape != (len(labels), 3 * 32 * 32) or pixels.dtype != np.uint8:
         raise ValueError(
             f"{path}: pixels must be uint8 of shape ({len(labels)}, 3072), one row a label, "
@@ -326,6 +327,8 @@ def _cifar_split(path: Path, key: bytes, n_classes: int) -> Split:
 
 
 def _images(files: ImageFiles, lazy: bool) -> np.ndarray | ImageFiles:
+    if not len(files):
+        raise ValueError(f"a part of the data has no image; the publisher is {files.source}")
     return files if lazy else np.asarray(files)
 
 
@@ -333,8 +336,10 @@ def _rows(
     path: Path, columns: int, delimiter: str = ",", header: list[str] | None = None
 ) -> list[list[str]]:
     """Rows of a table without its header; blank lines are passed over."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.reader((line.strip() for line in file), delimiter=delimiter))
+    quotes = csv.QUOTE_NONE if delimiter == " " else csv.QUOTE_MINIMAL
+    with _reading(path), path.open(newline="", encoding="utf-8-sig") as file:
+        lines = (line.strip() for line in file)
+        rows = list(csv.reader(lines, delimiter=delimiter, quoting=quotes))
     for number, row in enumerate(rows, 1):
         if row and len(row) != columns:
             raise ValueError(f"{path}, line {number}: expected {columns} columns, got {len(row)}")
@@ -391,14 +396,27 @@ class _ArrayUnpickler(pickle.Unpickler):
         return allowed[key]
 
 
-def _unpickle(path: Path) -> dict[Any, Any]:
-    with path.open("rb") as file:
-        return _load_dict(file, path, "bytes")
+@contextmanager
+def _reading(path: Path, source: str | None = None) -> Iterator[None]:
+    """Name a damaged file, which can make its reader fail in any way."""
+    try:
+        yield
+    except Exception as error:
+        if str(path) in str(error):
+            raise
+        where = f"; its publisher is {source}" if source else ""
+        raise ValueError(f"{path} cannot be read: {error!r}{where}") from error
+
+
+def _unpickle(path: Path, *keys: bytes) -> list[Any]:
+    with _reading(path, CIFAR), path.open("rb") as file:
+        content = _load_dict(file, path, "bytes")
+        return [content[key] for key in keys]
 
 
 def _load_npz(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
-        return dict(file)
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def _load_pt(path: Path) -> dict[str, np.ndarray]:
@@ -414,10 +432,7 @@ def _load_pt(path: Path) -> dict[str, np.ndarray]:
 
 
 def _load_dict(file: IO[bytes], path: Path, encoding: str) -> dict[Any, Any]:
-    try:
-        content = _ArrayUnpickler(file, encoding=encoding).load()
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    content = _ArrayUnpickler(file, encoding=encoding).load()
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a dictionary, got {type(content).__name__}")
     return content

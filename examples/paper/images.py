@@ -50,7 +50,7 @@ class ImageFiles:
                 f"the publisher gives them at {source}"
             )
         self.paths, self.boxes = np.array(paths, object), boxes
-        self.mode, self.size = mode, size
+        self.mode, self.size, self.source = mode, size, source
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

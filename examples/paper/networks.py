@@ -22,7 +22,9 @@ def cnn7(
     classes: int, channels: int = 3, size: int = 32, width: int = 64, stride: int = 1
 ) -> nn.Module:
     """Build the seven-layer CNN of JoCoR and of Table 5; a smaller `width` makes it cheaper."""
-    side = size // stride
+    side = -(-size // stride)
+    if side < 8:
+        raise ValueError(f"size must be over {7 * stride} for a stride of {stride}, got {size}")
 
     def conv(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
         return [

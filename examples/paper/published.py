@@ -81,7 +81,8 @@ class Table:
         own = {key: value for key, value in own.items() if value}
         named = [network] * bool(network) + [Path(file).stem for file in weights or ()]
         columns = [replace(c, name=", ".join([c.name, *named]), **own) for c in self.columns]
-        return replace(self, columns=tuple(columns))
+        paper = {} if network else self.paper  # which are of its own backbones
+        return replace(self, columns=tuple(columns), paper=paper)
 
 
 MAIN = ("plain", "resup-published", "resup", "resup-beta")

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ from resup.noise import (
 
 from . import methods, networks
 from .batches import Augmentation, DeviceBatches, FileBatches
-from .datasets import Dataset
+from .datasets import Dataset, Split
 from .images import ImageFiles
 from .provenance import provenance
 
@@ -77,8 +78,8 @@ class LateDecay(LambdaLR):
     """
 
     def __init__(self, optimizer: Optimizer, epochs: int, beta1: float = 0.1) -> None:
-        self.beta1, self.start = beta1, epochs * 2 // 5
-        left = epochs - self.start
+        self.beta1, self.start = beta1, max(1, epochs * 2 // 5)
+        left = max(1, epochs - self.start)
         super().__init__(optimizer, lambda epoch: min(1.0, max(epochs - epoch, 1) / left))
 
     def step(self, epoch: int | None = None) -> None:
@@ -92,7 +93,7 @@ def tenths(
     optimizer: Optimizer, epochs: int, after: tuple[float, float] = (1 / 3, 2 / 3)
 ) -> LRScheduler:
     """Divide the learning rate by 10 twice, after these shares of the epochs."""
-    return MultiStepLR(optimizer, [int(epochs * share) for share in after], gamma=0.1)
+    return MultiStepLR(optimizer, [max(1, int(epochs * share)) for share in after], gamma=0.1)
 
 
 class Test(Callback):
@@ -139,7 +140,7 @@ def arguments(description: str, holds: str | None) -> argparse.ArgumentParser:
     add("--network", choices=networks.NETWORKS, help="another backbone than the protocol's")
     add("--weights", nargs="+", help="imagenet or a file; one, or one a network")
     add("--epochs", type=positive, help="other than the protocol's")
-    add("--consistency-weight", type=float, default=5.0, help="λ of Eq. 6")
+    add("--consistency-weight", type=float, default=5.0, help="lambda of Eq. 6")
     add("--seed", type=int, default=0, help="of the noise, the networks and the batches")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--dtype", choices=AUTOCAST, default="bfloat16", help="of the networks' arithmetic")
@@ -190,7 +191,14 @@ def begin(folder: Path, settings: dict[str, Any]) -> None:
                 f"{folder} holds another run, whose {other[0]} is {there.get(other[0])!r} in place "
                 f"of {settings[other[0]]!r}: give another --out"
             )
-    path.write_text(json.dumps(settings) + "\n")
+    write_json(path, settings)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a file whole or not at all."""
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(values) + "\n")
+    unfinished.replace(path)
 
 
 def run(
@@ -224,6 +232,7 @@ def run(
         "rate": args.rate,
         "method": args.method,
         "seed": args.seed,
+        "labels": crc32(given.tobytes()),
         "image_shape": list(data.train.images.shape[1:]),
         "network": args.network,
         "weights": args.weights,
@@ -281,8 +290,11 @@ def run(
     if args.compile:
         for part in (*trainer.models, trainer.weigher):
             part.compile()
+    seconds = -start
     if checkpoint.exists():
         print(f"goes on from {checkpoint}")
+        lines = (args.out / "epochs.jsonl").read_text().splitlines()
+        seconds += sum(json.loads(line)["seconds"] for line in lines)
     trainer.fit(train, protocol.epochs, checkpoint=checkpoint, resume=checkpoint)
 
     accuracies = [100 * r["test_accuracy_a"] for r in trainer.history if "test_accuracy_a" in r]
@@ -301,10 +313,10 @@ def run(
             for r in trainer.history
             if "noise_rate_a" in r
         ],
-        "seconds": round(perf_counter() - start, 1),
+        "seconds": round(perf_counter() + seconds, 1),
         **provenance(),
     }
-    result.write_text(json.dumps(record) + "\n")
+    write_json(result, record)
     checkpoint.unlink()
     print(f"score {record['score']:.2f} %")
     return record
@@ -312,16 +324,23 @@ def run(
 
 def make_networks(args: argparse.Namespace, data: Dataset, protocol: Protocol) -> list[nn.Module]:
     """Build network A and network B."""
-    _, height, _, channels = data.train.images.shape
     weights = args.weights or [None]
     weights = weights * 2 if len(weights) == 1 else weights
-    options = protocol.options if args.network in (None, protocol.network) else {}
-    return [
-        networks.build(
-            args.network or protocol.network, len(data.classes), channels, height, w, **options
-        ).to(args.device, memory_format=torch.channels_last)
-        for w in weights
-    ]
+    if args.network not in (None, protocol.network):
+        protocol = replace(protocol, network=args.network, options={})
+    classes = len(data.classes)
+    return [make_network(protocol, data.train, classes, args.device, w) for w in weights]
+
+
+def make_network(
+    protocol: Protocol, data: Split, classes: int, device: str, weights: str | None = None
+) -> nn.Module:
+    """Build the network of a protocol for the images of `data`."""
+    _, height, _, channels = data.images.shape
+    network = networks.build(
+        protocol.network, classes, channels, height, weights, **protocol.options
+    )
+    return network.to(device, memory_format=torch.channels_last)
 
 
 def found(
@@ -337,10 +356,13 @@ def found(
     clean = trainer.clean_probability(ordered).numpy()
     np.savez_compressed(folder / "labels.npz", clean_probability=clean, given=given, true=true)
     wrong = given != true
-    record = {"noise_found": float(1 - clean.mean()), "weight_right": float(clean[~wrong].mean())}
+    record = {"noise_found": float(1 - clean.mean())}
+    if not wrong.all():
+        record["weight_right"] = float(clean[~wrong].mean())
     if wrong.any():
+        record["weight_wrong"] = float(clean[wrong].mean())
+    if wrong.any() and not wrong.all():
         record |= {
-            "weight_wrong": float(clean[wrong].mean()),
             "auroc": float(roc_auc_score(wrong, -clean)),
             "average_precision": float(average_precision_score(wrong, -clean)),
         }
