@@ -1,6 +1,8 @@
 """Sphinx settings. Build with: sphinx-build -W -b html docs docs/_build/html."""
 
+import pkgutil
 import re
+from importlib import import_module
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -72,8 +74,10 @@ def _skip(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: o
 def _check_api_page(app: Sphinx) -> None:
     """Warn, which fails the build, about public names that api.rst forgets."""
     listed = set(re.findall(r"^   ([\w.]+)$", Path(app.srcdir, "api.rst").read_text(), re.M))
-    for name in sorted(set(resup.__all__) - listed):
-        logging.getLogger(__name__).warning("api.rst does not list resup.%s", name)
+    for module in pkgutil.iter_modules(resup.__path__):
+        for name in getattr(import_module(f"resup.{module.name}"), "__all__", ()):
+            if not listed & {name, f"{module.name}.{name}"}:
+                logging.getLogger(__name__).warning("api.rst lacks %s.%s", module.name, name)
 
 
 def setup(app: Sphinx) -> None:

@@ -99,6 +99,34 @@ def uneven(rank, world):
         return str(error)
 
 
+def absent(rank, world):
+    """State of a weigher after an epoch in which only the first process had a batch."""
+    weigher = SampleWeigher()
+    for epoch in range(2):
+        if rank == 0 or epoch:
+            logits, targets = batch(seed=epoch)
+            weigher(logits[:, rank::world], targets[rank::world])
+        weigher.refit()
+    return {k: v.clone() for k, v in weigher.state_dict().items() if "shift" not in k}
+
+
+def differing(rank, world):
+    """What is said where the processes are not about to do the same."""
+    said = []
+    loader = DataLoader(data(), 20)
+    path = Path(sys.argv[2]).with_name("run.pt")
+    for epoch, options in ((0, {"checkpoint": path}), (0, {"val_loader": loader}), (1, {})):
+        nets = nn.Linear(6, 3), nn.Linear(6, 3)
+        optimizer = torch.optim.SGD([p for net in nets for p in net.parameters()], 0.1)
+        trainer = CoTrainer(nets, optimizer, progress=False)
+        trainer.epoch = epoch * rank
+        try:
+            trainer.fit(loader, 2, **(options if rank == 0 else {}))
+        except ValueError as error:
+            said.append(str(error))
+    return said
+
+
 class Lost(Callback):
     """Rank 1 leaves in the middle of the third epoch."""
 
@@ -155,7 +183,7 @@ if __name__ == "__main__":
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
     everyones = [None] * world
-    work = {f.__name__: f for f in (weigh, traffic, train, uneven, recipe)}
+    work = {f.__name__: f for f in (weigh, traffic, train, uneven, absent, differing, recipe)}
     out, *arguments = arguments
     mine = {name: work[name](rank, world, *arguments) for name in what.split(",")}
     dist.all_gather_object(everyones, mine)

@@ -35,7 +35,9 @@ def torchrun(world, what, out, *arguments, **environment):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    return torchrun(2, "weigh,traffic,train,uneven", tmp_path_factory.mktemp("pair") / "out.pt")
+    return torchrun(
+        2, "weigh,traffic,train,uneven,absent,differing", tmp_path_factory.mktemp("pair") / "out.pt"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +74,20 @@ def test_loaders_of_different_length_are_refused_by_every_process(pair):
     for results in pair:
         assert "as many batches, since they exchange gradients" in results["uneven"]
         assert "got 6 to 11" in results["uneven"]
+
+
+def test_a_process_without_a_batch_holds_the_mixture_too(pair):
+    first, second = (results["absent"] for results in pair)
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    assert first["fitted_counts"].sum(1).tolist() == [3001, 3001]
+
+
+def test_processes_that_would_not_do_the_same_are_told(pair):
+    for results in pair:
+        checkpoint, val_loader, epochs = results["differing"]
+        assert checkpoint == "checkpoint must be given in every process or in none"
+        assert val_loader == "val_loader must be given in every process or in none"
+        assert "every process must go on from the same point, got epochs 0 to 1" in epochs
 
 
 @pytest.mark.parametrize("how", ["dies", "hangs"])

@@ -27,7 +27,11 @@ def test_mixture(rng):
     heights = sum(patch.get_height() for patch in ax.patches)
     assert heights == pytest.approx(1)
     other = plt.figure().add_subplot()
-    assert plot_mixture(mixture, SimilarityHistogram().update(s), ax=other) is other
+    assert plot_mixture(mixture, SimilarityHistogram().update(s), ax=other) is other is plt.gca()
+    left, right = plt.subplots(1, 2)[1]
+    plt.sca(right)
+    plot_mixture(mixture, s, ax=left)
+    assert plt.gca() is right
 
 
 @pytest.mark.parametrize("weight", [1e-300, 1e-3, 7.0, 1e300])
@@ -79,7 +83,9 @@ def test_probability():
         assert words in wrong_line.get_label()
         assert "(30)" in wrong_line.get_label()
         assert len(ax.collections) == 2
-    assert len(plot_probability([1], np.ones((1, 5)), ax=plt.figure().add_subplot()).lines) == 1
+    ax = plot_probability([1], np.ones((1, 5)), ax=plt.figure().add_subplot())
+    assert [line.get_marker() for line in ax.lines] == ["o"]
+    assert all(tick == round(tick) for tick in ax.get_xticks())
 
 
 @pytest.mark.parametrize(
@@ -104,6 +110,9 @@ def test_suspects(rng, shape):
     assert axes.shape == (6,)
     first = np.argmin(weights)
     assert axes[0].get_title().startswith(f"given {first}, is {first % 19}")
+    names = labels.astype(str)
+    axes = plot_suspects(rng.random(shape), names, weights, true=names[labels % 19])
+    assert axes[0].get_title().startswith(f"given {first}\nis {first % 19}\n")
 
 
 @pytest.mark.parametrize("count", [1, 5, 15])
@@ -133,6 +142,8 @@ def test_bad_input(rng):
     images, labels, w = rng.random((20, 8, 8)), np.arange(20), rng.random(20)
     for plot, message in (
         (lambda: plot_mixture(mixture, []), "similarities must hold at least one sample"),
+        (lambda: plot_weights([0.5, np.nan]), "weights must not contain NaN, got 1"),
+        (lambda: plot_weights([]), "weights must hold at least one sample"),
         (lambda: plot_weights(w, labels[:3] > 1), r"right must have shape \(20,\), got \(3,\)"),
         (
             lambda: plot_history({"a": [{"epoch": 1, "loss": 2.0}]}),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ._module import StateModule
 from ._validation import check_stacked
+from .distributed import bounds
 from .histogram import LOGIT_EDGES, N_BINS, SimilarityHistogram
 from .similarity import Signal, check_signal, log_signal
 
@@ -214,6 +215,17 @@ class DecoyAccumulator(StateModule):
         index = torch.add((predicted != predicted[0]).any(0), confidence, alpha=2)
         self.disputes.view(len(logits), -1).scatter_add_(1, index, by_all.expand_as(known))
         self.labels.scatter_add_(0, targets.long(), by_one)
+
+    def match_classes(self) -> None:
+        """Count as many classes as the other processes, also where there was no batch yet."""
+        [(_, most)] = bounds([len(self.labels)], self.labels.device)
+        if not len(self.labels):
+            self._make_room(most)
+        elif len(self.labels) != most:
+            raise ValueError(
+                f"logits must have as many classes in all processes, got {len(self.labels)} in "
+                f"one and {most} in another"
+            )
 
     def counts(self) -> tuple[Tensor, ...]:
         """All that is counted, for sums over processes."""

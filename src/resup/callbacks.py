@@ -6,6 +6,7 @@ import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Iterable, Mapping
 from itertools import takewhile
 from operator import methodcaller
@@ -144,6 +145,11 @@ class ProbabilityHistory(Callback):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave, in the process that gave it."""
         if rank():
+            warnings.warn(
+                f"process {rank()} begins its probabilities anew: the checkpoint holds those of "
+                "the first process",
+                stacklevel=2,
+            )
             return
         self.epochs = list(state["epochs"])
         self._rows = [row.numpy() for row in state["rows"]]

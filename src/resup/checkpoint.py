@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["load_checkpoint", "random_states", "save_checkpoint", "set_random_states"]
+__all__ = ["load_checkpoint"]
 
 KIND = "resup.CoTrainer"
 

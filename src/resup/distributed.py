@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,13 +27,13 @@ def add_up(values: Tensor) -> None:
         dist.all_reduce(values)
 
 
-def bounds(value: int, device: torch.device) -> tuple[int, int]:
-    """Lowest and highest of the values of all processes."""
-    both = torch.tensor([-value, value], device=device)
+def bounds(values: Sequence[int], device: torch.device) -> list[tuple[int, int]]:
+    """Lowest and highest of each value over all processes."""
+    both = torch.tensor([[-value for value in values], values], device=device)
     if is_distributed():
         dist.all_reduce(both, dist.ReduceOp.MAX)
     low, high = both.tolist()
-    return -low, high
+    return [(-a, b) for a, b in zip(low, high, strict=True)]
 
 
 def everyones(value: Any) -> list[Any]:

@@ -8,8 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaln, binom, digamma, zeta
 
-__all__ = ["Mixture", "fit_mixture", "gain_over_last"]
-
 Array = NDArray[np.float64]
 
 PRIOR_CLIP = 1e-3  # of the pseudo-data, so that one at log x = -14 does not shape a component

@@ -26,7 +26,15 @@ class JudgingPair(NetworkPair):
 
     @torch.no_grad()
     def evaluate(self, loader: Iterable[Any]) -> dict[str, float]:
-        """Accuracy of each network on `loader`: ``accuracy_a``, ``accuracy_b``, in [0, 1]."""
+        """Accuracy of each network on `loader`: ``accuracy_a``, ``accuracy_b``, in [0, 1].
+
+        With several processes every one must call it: they add up their samples.
+
+        Raises
+        ------
+        ValueError
+            If the loader gave no sample.
+        """
         right = torch.zeros(2, dtype=torch.int64, device=self.device)
         samples = 0
         for logits, targets in self._predict(loader):

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from .histogram import SimilarityHistogram, to_numpy
+from .histogram import SimilarityHistogram, as_similarities, in_range, to_numpy
 
 __all__ = [
     "plot_history",
@@ -65,7 +65,9 @@ def plot_mixture(
     least = histogram.counts[histogram.counts > 0].min() / histogram.total
     low, high = max(least / 2, 1e-6), ax.get_ylim()[1]  # from half a sample on
     ax.set_ylim(low, high * (high / low) ** 0.15)  # room for the legend
+    current = ax.figure.gca()
     twin = ax.twinx()
+    ax.figure.sca(current)  # the twin took its place
     grid = np.linspace(0, 1, 401)
     twin.plot(grid, mixture.predict_proba(grid)[:, -1], color=LINE, label="weight")
     twin.set(ylabel="weight", ylim=(0, 1.2), yticks=np.linspace(0, 1, 6))
@@ -75,7 +77,10 @@ def plot_mixture(
             ax.get_legend_handles_labels(), twin.get_legend_handles_labels(), strict=True
         )
     )
-    ax.legend(handles, labels, loc="upper center", ncols=3, fontsize=8, frameon=False)
+    ax.legend(
+        handles, labels, loc="upper center", ncols=3, fontsize=8, frameon=False,
+        columnspacing=1, handlelength=1.5,
+    )  # fmt: skip
     return ax
 
 
@@ -100,7 +105,10 @@ def plot_weights(
     Axes
     """
     ax = plt.gca() if ax is None else ax
-    w, edges = to_numpy(weights), np.linspace(0, 1, bins + 1).tolist()
+    w = in_range(as_similarities(weights, "weights"), "weights")
+    edges = np.linspace(0, 1, bins + 1).tolist()
+    if not len(w):
+        raise ValueError("weights must hold at least one sample, got 0 sample(s)")
     if right is None:
         ax.hist(w, edges, color=RIGHT)
     else:
@@ -112,6 +120,7 @@ def plot_weights(
         )
         ax.legend(loc="upper center", frameon=False)
     ax.set(xlabel="weight", ylabel="samples", yscale="log", xlim=(0, 1))
+    ax.set_ylim(bottom=0.5)
     return ax
 
 
@@ -144,9 +153,9 @@ def plot_history(
         raise ValueError(f"key must be one of {', '.join(sorted(found))}, got {key!r}")
     for name, history in histories.items():
         points = [(record["epoch"], record[key]) for record in history if key in record]
-        ax.plot(*zip(*points, strict=True), label=name)
+        ax.plot(*zip(*points, strict=True), label=name, marker="" if len(points) > 1 else "o")
     ax.set(xlabel="epoch", ylabel=key.replace("_", " "))
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ax.grid(alpha=0.3)
     ax.legend(frameon=False)
     return ax
@@ -195,10 +204,16 @@ def plot_probability(
     for group, colour, word in zip((~mask, mask), (WRONG, RIGHT), words, strict=True):
         if group.any():
             low, median, high = np.quantile(p[:, group], [0.1, 0.5, 0.9], axis=1)
-            ax.fill_between(x, low, high, color=colour, alpha=0.25, linewidth=0)
-            ax.plot(x, median, color=colour, label=f"{word} ({group.sum()})")
+            if len(x) > 1:
+                ax.fill_between(x, low, high, color=colour, alpha=0.25, linewidth=0)
+            else:
+                ax.vlines(x, low, high, color=colour, alpha=0.25, linewidth=6)
+            ax.plot(
+                x, median, color=colour, label=f"{word} ({group.sum()})",
+                marker="" if len(x) > 1 else "o",
+            )  # fmt: skip
     ax.set(xlabel="epoch", ylabel="P(label is right)", ylim=(-0.02, 1.02))
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ax.legend(frameon=False)
     return ax
 
@@ -248,13 +263,14 @@ def plot_suspects(
         for ax in grid.flat[min(count, len(w)) :]:
             ax.axis("off")
         axes = grid.flat[:count]
+    between = "\n" if given.dtype.kind in "OUS" else ", "  # names are long
     shown = np.ravel([axes] if isinstance(axes, Axes) else list(axes))
     for ax, i in zip(shown, np.argsort(w, kind="stable"), strict=False):
         ax.imshow(pictures[i], cmap="gray_r" if pictures.ndim == 3 else None)
         title = f"given {given[i]}\nw = {w[i]:.2f}"
         if true is not None:
             truth = to_numpy(true)[i]
-            title = f"given {given[i]}, is {truth}\nw = {w[i]:.2f}"
+            title = f"given {given[i]}{between}is {truth}\nw = {w[i]:.2f}"
         ax.set_title(
             title, fontsize=8, color=WRONG if true is not None and truth != given[i] else LINE
         )

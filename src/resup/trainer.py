@@ -307,7 +307,7 @@ class CoTrainer(JudgingPair):
             if checkpoint is not None and not is_distributed():
                 ends.enter_context(on_sigterm(self._stop_soon))
             try:
-                self._check_lengths(train_loader)
+                self._check_processes(train_loader, val_loader, checkpoint)
                 while self.epoch < epochs and not (self._stop or self.should_stop):
                     record = self.train_epoch(train_loader)
                     if record is None:
@@ -604,13 +604,26 @@ class CoTrainer(JudgingPair):
                 )
         self.weigher.refit()
 
-    def _check_lengths(self, loader: Iterable[Any]) -> None:
-        low, high = bounds(loaders.length(loader) or 0, self.device)
-        if low != high:
+    def _check_processes(self, loader: Iterable[Any], *optional: Any) -> None:
+        """Raise in every process unless all are about to do the same."""
+        given = [int(each is not None) for each in optional]
+        point = self.epoch, self._done.steps
+        epochs, steps, length, *asked = bounds(
+            [*point, loaders.length(loader) or 0, *given], self.device
+        )
+        if epochs[0] != epochs[1] or steps[0] != steps[1]:
+            raise ValueError(
+                "every process must go on from the same point, got epochs {} to {}, steps {} to {} "
+                "done; a checkpoint must be on storage that all can read".format(*epochs, *steps)
+            )
+        if length[0] != length[1]:
             raise ValueError(
                 "train_loader must give every process as many batches, since they exchange "
-                f"gradients after each, got {low} to {high}; use a DistributedSampler"
+                "gradients after each, got {} to {}; use a DistributedSampler".format(*length)
             )
+        for name, (low, high) in zip(("val_loader", "checkpoint"), asked, strict=True):
+            if low != high:
+                raise ValueError(f"{name} must be given in every process or in none")
 
     def _stop_soon(self) -> None:
         self._stop = True

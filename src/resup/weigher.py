@@ -198,6 +198,7 @@ class SampleWeigher(StateModule):
             return
         self.fitted_counts.copy_(self.seen.counts)
         if self.decoys is not None:
+            self.decoys.match_classes()
             for counts in self.decoys.counts():
                 add_up(counts)
             self.fitted_decoys.copy_(self.decoys.histograms.counts)
