@@ -36,6 +36,27 @@ def bounds(values: Sequence[int], device: torch.device) -> list[tuple[int, int]]
     return [(-a, b) for a, b in zip(low, high, strict=True)]
 
 
+def check_alike(
+    epoch: int, steps: int, batches: int | None, given: Mapping[str, Any], device: torch.device
+) -> None:
+    """Raise in every process unless all are about to train alike."""
+    values = [epoch, steps, batches or 0, *(each is not None for each in given.values())]
+    epochs, done, lengths, *asked = bounds(values, device)
+    if epochs[0] != epochs[1] or done[0] != done[1]:
+        raise ValueError(
+            "every process must go on from the same point, got epochs {} to {}, steps {} to {} "
+            "done; a checkpoint must be on storage that all can read".format(*epochs, *done)
+        )
+    if lengths[0] != lengths[1]:
+        raise ValueError(
+            "train_loader must give every process as many batches, since they exchange "
+            "gradients after each, got {} to {}; use a DistributedSampler".format(*lengths)
+        )
+    for name, (low, high) in zip(given, asked, strict=True):
+        if low != high:
+            raise ValueError(f"{name} must be given in every process or in none")
+
+
 def everyones(value: Any) -> list[Any]:
     """Collect the value of each process, in the order of the ranks."""
     if not is_distributed():

@@ -32,7 +32,7 @@ from .checkpoint import (
     save_checkpoint,
     set_random_states,
 )
-from .distributed import bounds, everyones, explain_loss, is_distributed, rank, unwrap
+from .distributed import check_alike, everyones, explain_loss, is_distributed, rank, unwrap
 from .judge import JudgingPair
 from .losses import ConsistencyLoss, CrossWeightedLoss
 from .progress import EpochProgress
@@ -307,7 +307,9 @@ class CoTrainer(JudgingPair):
             if checkpoint is not None and not is_distributed():
                 ends.enter_context(on_sigterm(self._stop_soon))
             try:
-                self._check_processes(train_loader, val_loader, checkpoint)
+                given = {"val_loader": val_loader, "checkpoint": checkpoint}
+                length = loaders.length(train_loader)
+                check_alike(self.epoch, self._done.steps, length, given, self.device)
                 while self.epoch < epochs and not (self._stop or self.should_stop):
                     record = self.train_epoch(train_loader)
                     if record is None:
@@ -603,27 +605,6 @@ class CoTrainer(JudgingPair):
                     "iterates it a second time"
                 )
         self.weigher.refit()
-
-    def _check_processes(self, loader: Iterable[Any], *optional: Any) -> None:
-        """Raise in every process unless all are about to do the same."""
-        given = [int(each is not None) for each in optional]
-        point = self.epoch, self._done.steps
-        epochs, steps, length, *asked = bounds(
-            [*point, loaders.length(loader) or 0, *given], self.device
-        )
-        if epochs[0] != epochs[1] or steps[0] != steps[1]:
-            raise ValueError(
-                "every process must go on from the same point, got epochs {} to {}, steps {} to {} "
-                "done; a checkpoint must be on storage that all can read".format(*epochs, *steps)
-            )
-        if length[0] != length[1]:
-            raise ValueError(
-                "train_loader must give every process as many batches, since they exchange "
-                "gradients after each, got {} to {}; use a DistributedSampler".format(*length)
-            )
-        for name, (low, high) in zip(("val_loader", "checkpoint"), asked, strict=True):
-            if low != high:
-                raise ValueError(f"{name} must be given in every process or in none")
 
     def _stop_soon(self) -> None:
         self._stop = True
