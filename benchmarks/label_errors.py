@@ -50,7 +50,7 @@ from paper import methods
 from paper.batches import DeviceBatches
 from paper.datasets import Split
 from paper.provenance import ROOT, provenance
-from paper.run import AUTOCAST, Protocol, make_network, positive
+from paper.run import AUTOCAST, Protocol, make_network, positive, whole
 from posterior_quality import STATED, listed
 
 from resup import CoTrainer
@@ -179,9 +179,8 @@ def train(args: argparse.Namespace, noise: str, protocol: Protocol, data: Split,
         path = folder / f"{name}.npz"
         if not path.exists():
             arrays = training()
-            unfinished = path.with_suffix(".tmp.npz")
-            np.savez_compressed(unfinished, **arrays, provenance=json.dumps(provenance()))
-            unfinished.replace(path)
+            with whole(path) as file:
+                np.savez_compressed(file, **arrays, provenance=json.dumps(provenance()))
             print(f"{noise} {name}, seed {seed}: {arrays['seconds'][0]:.0f} s", flush=True)
     return folder
 

@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 import cifar10
 import digits
 from paper import datasets
+from paper.run import whole
 
 from resup import cosine_label_similarity, noise
 
@@ -140,10 +141,8 @@ def main() -> None:
     runs = args.runs or [f"{name}_{kind}" for name in names for kind in NOISES[name]]
     for run in runs:
         if not (path := args.folder / f"{run}.npz").exists():
-            unfinished = path.with_suffix(".npz.tmp")
-            with unfinished.open("wb") as file:
+            with whole(path) as file:
                 np.savez_compressed(file, **record(run, args.data))
-            unfinished.replace(path)
 
 
 if __name__ == "__main__":

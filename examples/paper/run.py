@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import IO, Any
 from zlib import crc32
 
 import numpy as np
@@ -194,11 +195,18 @@ def begin(folder: Path, settings: dict[str, Any]) -> None:
     write_json(path, settings)
 
 
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a file whole or not at all."""
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(values) + "\n")
+@contextmanager
+def whole(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that is written whole or not at all."""
+    unfinished = path.with_name(f"{path.name}.tmp")
+    with unfinished.open("wb") as file:
+        yield file
     unfinished.replace(path)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    with whole(path) as file:
+        file.write(f"{json.dumps(values)}\n".encode())
 
 
 def run(

@@ -273,8 +273,9 @@ class CoTrainer(JudgingPair):
         Raises
         ------
         ValueError
-            If a loader gives no batch, or other than in the other processes or in the part of the
-            epoch that is done, or the file to resume from is damaged or does not fit.
+            If a loader gives no sample, or other than in the other processes or in the part of the
+            epoch that is done, if the processes are not given the same or would go on from
+            different epochs, or if the file to resume from is damaged or does not fit.
         FileNotFoundError
             If there is nothing to resume from.
         FloatingPointError
