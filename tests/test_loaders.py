@@ -62,7 +62,6 @@ def test_a_loader_without_a_length():
         ({"batch_size": 50, "drop_last": True}, "drops its last samples"),
         ({"batch_sampler": BatchSampler(SequentialSampler(DATA), 50, True)}, "drops"),
     ],
-    ids=str,
 )
 def test_orders_that_mean_nothing(options, message):
     loader = DataLoader(data(240), **options)

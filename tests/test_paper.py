@@ -88,6 +88,32 @@ def test_weights_from_a_file(tmp_path):
         networks.build("resnet18", classes=7, weights=tmp_path / "missing.pt")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("resnet18", "resnet18"),
+        ("resnet50", "resnet50"),
+        ("mobilenet", "mobilenet_v2"),
+        ("vgg16", "vgg16_bn"),
+    ],
+)
+def test_weights_of_torchvision_give_its_outputs(name, theirs, tmp_path):
+    models = pytest.importorskip("torchvision.models")
+    source = models.get_model(theirs)
+    for module in source.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    torch.save(source.state_dict(), file := tmp_path / "weights.pt")
+    network = networks.build(name, classes=1000, weights=file)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(network.eval()(x), source.eval()(x))
+    grey = networks.build(name, classes=7, channels=1, weights=file)
+    assert grey(x[:, :1]).shape == (2, 7)
+
+
 def test_unknown_network():
     with pytest.raises(ValueError, match="network must be one of cnn7"):
         networks.build("alexnet", 10)
