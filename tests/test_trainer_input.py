@@ -119,6 +119,7 @@ def test_a_bad_batch_does_not_reach_the_networks():
     assert all(p.isfinite().all() for m in t.models for p in m.parameters())
 
 
+@pytest.mark.filterwarnings("ignore:You are using `torch.load`")  # torch 2.4, of its own pickles
 def test_pickles():
     batches = loader()
     t = trainer().fit(batches, 2)
