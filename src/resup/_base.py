@@ -45,8 +45,7 @@ class LogOdds:
     def __call__(self, s: ArrayLike) -> Array:
         """Evaluate at similarities in [0, 1]."""
         inside = np.clip(np.asarray(s, np.float64), self.low, self.high)
-        odds: Array = self.a * np.log(inside) + self.b * np.log1p(-inside) + self.c
-        return odds
+        return self.a * np.log(inside) + self.b * np.log1p(-inside) + self.c
 
     def rising(self) -> LogOdds:
         """Cut to the range where it rises, so that it is flat before and after."""

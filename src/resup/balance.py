@@ -126,8 +126,7 @@ class ClassBalance(StateModule):
         mean = total / n
         of_class = (sums[..., 0] + PRIOR * mean) / (sums[..., 1] + PRIOR)
         scale = torch.where(self.on[:, None], mean / of_class.clamp(min=1e-12), 1.0)
-        scaled: Tensor = (weights * scale.to(weights.dtype)[:, targets.long()]).clamp(max=1)
-        return scaled
+        return (weights * scale.to(weights.dtype)[:, targets.long()]).clamp(max=1)
 
     def reset(self) -> None:
         """Forget all samples."""

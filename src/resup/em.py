@@ -28,8 +28,7 @@ class Mixture:
     @property
     def means(self) -> Array:
         """Mean of each component."""
-        means: Array = self.alphas / (self.alphas + self.betas)
-        return means
+        return self.alphas / (self.alphas + self.betas)
 
     @property
     def log_constants(self) -> Array:
@@ -48,8 +47,7 @@ class Mixture:
         """Logarithm of weight times density of each component, (K, N), for x inside (0, 1)."""
         log_x, log_1mx = np.log(x), np.log1p(-x)
         powers: Array = np.outer(self.alphas - 1, log_x) + np.outer(self.betas - 1, log_1mx)
-        joint: Array = powers + self.log_constants[:, None]
-        return joint
+        return powers + self.log_constants[:, None]
 
     def responsibilities(self, x: Array) -> Array:
         """Posterior of each component, (K, N), for x inside (0, 1)."""
