@@ -27,7 +27,6 @@ from .histogram import (
     as_similarities,
     as_weights,
     count,
-    in_range,
     to_numpy,
 )
 
@@ -204,7 +203,7 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
         s = as_similarities(self._column(X, reset=False))
         if not len(s):
             raise ValueError("similarities must hold at least one sample, got 0 sample(s)")
-        return in_range(s).astype(np.float64)
+        return s.astype(np.float64)
 
     def _take(self, mixture: Mixture) -> None:
         self.weights_, self.alphas_, self.betas_ = mixture.weights, mixture.alphas, mixture.betas
@@ -248,7 +247,7 @@ def weighted_values(
         if len(s) > N_BINS:
             x, w = CENTRES, count(s, weight, name)
         else:
-            x = in_range(as_similarities(s, name), name).astype(np.float64)
+            x = as_similarities(s, name).astype(np.float64)
             w = np.ones(len(s)) if weight is None else weight.astype(np.float64)
     with np.errstate(over="ignore"):
         total = w.sum()

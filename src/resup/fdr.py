@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .em import Array
-from .histogram import as_similarities, in_range
+from .histogram import as_similarities
 
 __all__ = ["q_values"]
 
@@ -70,8 +70,7 @@ def q_values(clean_probability: Any, *, caution: float = 1.5, hidden: float = HI
     >>> q_values([0.0, 0.2, 1.0, 0.1]).round(3)
     array([0.008, 0.146, 0.359, 0.079])
     """
-    name = "clean_probability"
-    p = in_range(as_similarities(clean_probability, name), name).astype(np.float64)
+    p = as_similarities(clean_probability, "clean_probability").astype(np.float64)
     if not isinstance(caution, Real) or not 0 < caution < np.inf:
         raise ValueError(f"caution must be positive and finite, got {caution!r}")
     if not isinstance(hidden, Real) or not 0 <= hidden < 1:

@@ -62,11 +62,11 @@ def count(s: NDArray[Any], weights: NDArray[Any] | None, name: str = "similariti
     Values and weights are taken a chunk at a time, so that their dtype asks for no copy of all.
     """
     counts = np.zeros(len(_BIN_OF_KEY))
-    workspace = _workspace(min(len(s), _CHUNK), as_similarities(s[:1], name).dtype)
+    workspace = _workspace(min(len(s), _CHUNK), as_similarities(s[:0], name).dtype)
     for start in range(0, len(s), _CHUNK):
         part = slice(start, start + _CHUNK)
         w = None if weights is None else weights[part]
-        values = in_range(as_similarities(s[part], name), name)
+        values = as_similarities(s[part], name)
         counts += np.bincount(_keys(values, workspace), w, len(counts))
     return np.asarray(np.bincount(_BIN_OF_KEY, counts, N_BINS), np.float64)
 
@@ -185,7 +185,7 @@ def as_numbers(values: Any, name: str) -> NDArray[Any]:
 
 
 def as_column(values: Any, name: str = "similarities") -> NDArray[Any]:
-    """Similarities as a real (N,) array of their own dtype; the range is left to `in_range`."""
+    """Real (N,) array of its own dtype; the range is left to `as_similarities`."""
     s = as_numbers(values, name)
     if s.ndim == 2 and s.shape[1] == 1:
         s = s[:, 0]
@@ -194,17 +194,17 @@ def as_column(values: Any, name: str = "similarities") -> NDArray[Any]:
     return s
 
 
-def as_similarities(values: Any, name: str = "similarities") -> NDArray[np.floating]:
-    """Similarities as an (N,) array of float32 or wider."""
-    s = as_column(values, name)
-    return s if s.dtype.kind == "f" and s.dtype.itemsize >= 4 else s.astype(np.float64)
-
-
 ROUNDING = 1e-6  # a cosine in float32 may be as far outside of [0, 1]
 
 
-def in_range(s: NDArray[np.floating], name: str = "similarities") -> NDArray[np.floating]:
-    """Return values in [0, 1]; raise if one is NaN or outside by more than rounding."""
+def as_similarities(values: Any, name: str = "similarities") -> NDArray[np.floating]:
+    """Values in [0, 1] as an (N,) array of float32 or wider.
+
+    Raises a ValueError if one is NaN or outside by more than rounding.
+    """
+    s = as_column(values, name)
+    if s.dtype.kind != "f" or s.dtype.itemsize < 4:
+        s = s.astype(np.float64)
     if not len(s):
         return s
     low, high = s.min(), s.max()

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from .histogram import SimilarityHistogram, as_similarities, in_range, to_numpy
+from .histogram import SimilarityHistogram, as_similarities, to_numpy
 
 __all__ = [
     "plot_history",
@@ -105,7 +105,7 @@ def plot_weights(
     Axes
     """
     ax = plt.gca() if ax is None else ax
-    w = in_range(as_similarities(weights, "weights"), "weights")
+    w = as_similarities(weights, "weights")
     edges = np.linspace(0, 1, bins + 1).tolist()
     if not len(w):
         raise ValueError("weights must hold at least one sample, got 0 sample(s)")

@@ -16,7 +16,7 @@ from ._base import ALWAYS_RIGHT, LogOdds
 from ._checks import check_methods
 from ._module import StateModule
 from .accumulator import Bins
-from .histogram import CENTRES, N_BINS, SimilarityHistogram, as_similarities, in_range, to_numpy
+from .histogram import CENTRES, N_BINS, SimilarityHistogram, as_similarities, to_numpy
 
 __all__ = ["AnyMixture", "Posterior", "TablePosterior"]
 
@@ -282,7 +282,7 @@ class AnyMixture:
         """
         if not hasattr(self, "estimator_"):
             raise NotFittedError("call fit before predict_proba")
-        s = in_range(as_similarities(X)).astype(np.float64)
+        s = as_similarities(X).astype(np.float64)
         return self._columns(s)[:, self.order_] if len(self.order_) else np.ones((len(s), 1))
 
     def _columns(self, s: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ._checks import check_number
 from .fdr import HIDDEN, q_values
-from .histogram import as_similarities, in_range, to_numpy
+from .histogram import as_similarities, to_numpy
 
 __all__ = ["LabelReport"]
 
@@ -131,4 +131,4 @@ class LabelReport:
 
 
 def _probability(name: str, values: Any) -> NDArray[np.float64]:
-    return in_range(as_similarities(values, name), name).astype(np.float64)
+    return as_similarities(values, name).astype(np.float64)
