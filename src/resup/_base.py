@@ -178,16 +178,19 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
 
     def _column(self, X: Any, reset: bool) -> Any:
         """X as scikit-learn wants to have seen it: names and number of features are checked."""
-        summary = isinstance(X, SimilarityHistogram)
-        if hasattr(X, "detach") or np.ma.isMaskedArray(X) or not (summary or hasattr(X, "shape")):
+        unnamed = np.zeros((1, 1))  # one column
+        if isinstance(X, SimilarityHistogram):  # only `fit` takes one
+            validate_data(self, unnamed, skip_check_array=True)
+            return X
+        if hasattr(X, "detach") or np.ma.isMaskedArray(X) or not hasattr(X, "shape"):
             X = to_numpy(X)
-        s = X if summary else self._array(X)
-        if reset and not summary:
+        s = self._array(X)
+        if reset:
             as_column(s)  # raises before anything is set
-        if not summary and len(X.shape) == 2:
+        if len(X.shape) == 2:
             validate_data(self, X, reset=reset, skip_check_array=True)
         elif reset:
-            validate_data(self, np.zeros((1, 1)), skip_check_array=True)  # one column, no names
+            validate_data(self, unnamed, skip_check_array=True)
         return s
 
     def _array(self, X: Any) -> NDArray[Any]:
