@@ -212,14 +212,6 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
         self.weights_, self.alphas_, self.betas_ = mixture.weights, mixture.alphas, mixture.betas
         self.means_ = mixture.means
 
-    def _log_odds(self) -> LogOdds | None:
-        if len(self.weights_) == 1:
-            return ALWAYS_RIGHT
-        if len(self.weights_) > 2:
-            return None
-        a, b, c = self._mixture().log_odds.tolist()
-        return LogOdds(a, b, c, self.clip, 1 - self.clip).rising()
-
     def _check_parameters(self) -> None:
         raise NotImplementedError
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from ._base import ALWAYS_RIGHT, SimilarityMixture, warn, weighted_values
+from ._base import ALWAYS_RIGHT, LogOdds, SimilarityMixture, warn, weighted_values
 from ._checks import check_choice, check_number
 from .em import Mixture, fit_mixture, gain_over_last
 from .histogram import SMALLEST
@@ -197,7 +197,12 @@ class BetaMixture(SimilarityMixture):
         if self.m_step == "ml" and self.n_iter_ and self.n_components > 1 and not self.degenerate_:
             self.degenerate_ = gain_over_last(fitted, inside, w) <= 0
         self._take(fitted)
-        self.log_odds_ = ALWAYS_RIGHT if self.degenerate_ else self._log_odds()
+        self.log_odds_ = None  # more than two components have no closed form
+        if self.degenerate_ or self.n_components == 1:
+            self.log_odds_ = ALWAYS_RIGHT
+        elif self.n_components == 2:
+            a, b, c = fitted.log_odds.tolist()
+            self.log_odds_ = LogOdds(a, b, c, self.clip, 1 - self.clip).rising()
         at_zero = float(w[x <= self.clip].sum() / w.sum())
         if self.degenerate_:
             warn(f"the data do not support {self.n_components} components; every posterior is 1")
