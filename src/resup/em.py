@@ -103,7 +103,6 @@ def fit_mixture(
             guess = self_labels(x, k, trust=0.0)
         mixture = Mixture(guess @ w, *shapes(guess, np.ones((2, k))))
     bounds: list[float] = []
-    converged = False
     while True:
         joint = mixture.log_joint(x)
         log_density = np.logaddexp.reduce(joint, 0)
