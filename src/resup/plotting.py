@@ -248,12 +248,13 @@ def plot_suspects(
     -------
     ndarray of Axes
     """
-    pictures, given, w = to_numpy(images), to_numpy(labels), to_numpy(weights)
+    pictures, given, w = map(to_numpy, (images, labels, weights))
+    truth = None if true is None else to_numpy(true)
     if pictures.ndim != 3 and (pictures.ndim != 4 or pictures.shape[3] not in (3, 4)):
         raise ValueError(f"images must have shape (N, H, W) or (N, H, W, 3), got {pictures.shape}")
-    for name, column in (("labels", labels), ("images", images), ("true", true)):
-        if column is not None and len(to_numpy(column)) != len(w):
-            raise ValueError(f"{name} must have {len(w)} rows, got {len(to_numpy(column))}")
+    for name, column in (("labels", given), ("images", pictures), ("true", truth)):
+        if column is not None and len(column) != len(w):
+            raise ValueError(f"{name} must have {len(w)} rows, got {len(column)}")
     if axes is None:
         if count < 1:
             raise ValueError(f"count must be at least 1, got {count!r}")
@@ -267,12 +268,9 @@ def plot_suspects(
     shown = np.ravel([axes] if isinstance(axes, Axes) else list(axes))
     for ax, i in zip(shown, np.argsort(w, kind="stable"), strict=False):
         ax.imshow(pictures[i], cmap="gray_r" if pictures.ndim == 3 else None)
-        title = f"given {given[i]}\nw = {w[i]:.2f}"
-        if true is not None:
-            truth = to_numpy(true)[i]
-            title = f"given {given[i]}{between}is {truth}\nw = {w[i]:.2f}"
-        ax.set_title(
-            title, fontsize=8, color=WRONG if true is not None and truth != given[i] else LINE
-        )
+        known = "" if truth is None else f"{between}is {truth[i]}"
+        wrong = truth is not None and truth[i] != given[i]
+        title = f"given {given[i]}{known}\nw = {w[i]:.2f}"
+        ax.set_title(title, fontsize=8, color=WRONG if wrong else LINE)
         ax.axis("off")
     return shown
