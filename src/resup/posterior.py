@@ -92,6 +92,7 @@ class Posterior(StateModule):
         """Give every label weight 1 again."""
         self._write(ALWAYS_RIGHT, group)
 
+    @torch.no_grad()
     def forward(self, log_s: Tensor, log_1ms: Tensor) -> Tensor:
         """Weigh similarities given by their logarithms.
 
@@ -105,12 +106,11 @@ class Posterior(StateModule):
         Tensor of the same shape, or (groups, N) where groups > 1
             Weights in [0, 1], not differentiated.
         """
-        with torch.no_grad():
-            coefficients = self.coefficients if len(self.coefficients) > 1 else self.coefficients[0]
-            a, b, c, s_low, s_high, r_low, r_high = coefficients[..., None].unbind(-2)
-            log_s = torch.clamp(log_s, s_low, s_high)
-            log_1ms = torch.clamp(log_1ms, r_low, r_high)
-            return torch.sigmoid(torch.addcmul(torch.addcmul(c, a, log_s), b, log_1ms))
+        coefficients = self.coefficients if len(self.coefficients) > 1 else self.coefficients[0]
+        a, b, c, s_low, s_high, r_low, r_high = coefficients[..., None].unbind(-2)
+        log_s = torch.clamp(log_s, s_low, s_high)
+        log_1ms = torch.clamp(log_1ms, r_low, r_high)
+        return torch.sigmoid(torch.addcmul(torch.addcmul(c, a, log_s), b, log_1ms))
 
 
 class TablePosterior(StateModule):
@@ -250,11 +250,9 @@ class AnyMixture:
         if self.degenerate_:
             return self
         if hasattr(self.estimator_, "get_params"):
-            given = self.estimator_.get_params()
-            unset = [
-                name for name in given if name.endswith("random_state") and given[name] is None
-            ]
-            self.estimator_.set_params(**dict.fromkeys(unset, 0))
+            given = self.estimator_.get_params().items()
+            unset = {name: 0 for name, v in given if name.endswith("random_state") and v is None}
+            self.estimator_.set_params(**unset)
         n = min(ROWS, max(round(total), int(np.count_nonzero(counts))))
         places = (np.arange(n) + 0.5) * (total / n)
         self.estimator_.fit(CENTRES[np.searchsorted(counts.cumsum(), places), None])

@@ -223,7 +223,6 @@ class SampleWeigher(StateModule):
         if not any(histogram.total for histogram in histograms):
             return
         for network, histogram in enumerate(histograms):
-            counts = histogram.counts
             if not histogram.total:
                 raise ValueError(f"the signal of network {network} is NaN for every sample")
             with warnings.catch_warnings():
@@ -231,7 +230,7 @@ class SampleWeigher(StateModule):
                 mixture = self._fitted(network, histogram)
             clean = mixture.predict_proba(histogram.centres)[:, -1]
             self.mixtures_.append(mixture)
-            rate = 1 - float(counts @ clean) / histogram.total
+            rate = 1 - float(histogram.counts @ clean) / histogram.total
             # the very number that was held, so that a fit after loading holds the same
             self.noise_rates_.append(rate if self.decoys is None else mixture.noise_rate_)
             self.posterior.load(mixture, network)
