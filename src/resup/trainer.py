@@ -285,7 +285,6 @@ class CoTrainer(JudgingPair):
             If another process has died or hangs.
         """
         check_number("epochs", epochs, 0, whole=True)
-        generators = loaders.generators(train_loader)
         restarts = (
             checkpoint is not None
             and resume is not None
@@ -314,22 +313,9 @@ class CoTrainer(JudgingPair):
                 while self.epoch < epochs and not (self._stop or self.should_stop):
                     record = self.train_epoch(train_loader)
                     if record is None:
-                        self._save(checkpoint, generators)
+                        self._save(checkpoint, train_loader)
                         break
-                    self.epoch += 1
-                    self.history.append(record := {"epoch": self.epoch, **record})
-                    validated = False
-                    try:
-                        if val_loader is not None:
-                            accuracies = self.evaluate(val_loader)
-                            record |= {f"val_{key}": value for key, value in accuracies.items()}
-                        validated = True
-                        self._step_plateaus(record)
-                        for callback in self.callbacks:
-                            callback.on_epoch_end(self, record)
-                    finally:  # what fails here costs no epoch, if no process waits in `evaluate`
-                        if checkpoint is not None and (validated or not is_distributed()):
-                            self._save(checkpoint, generators)
+                    self._end_epoch(record, train_loader, val_loader, checkpoint)
             except RuntimeError as error:
                 if not (self._stop and "DataLoader worker" in str(error)):  # told to stop too
                     explain_loss(error, f"in epoch {self.epoch + 1}")
@@ -337,6 +323,30 @@ class CoTrainer(JudgingPair):
             if self._stop:
                 raise SystemExit(128 + signal.SIGTERM)
         return self
+
+    def _end_epoch(
+        self,
+        means: Mapping[str, float],
+        train_loader: Iterable[Any],
+        val_loader: Iterable[Any] | None,
+        checkpoint: str | os.PathLike[str] | None,
+    ) -> None:
+        """Count an epoch and record it, validate, tell schedulers and callbacks, and save."""
+        self.epoch += 1
+        record: dict[str, Any] = {"epoch": self.epoch, **means}
+        self.history.append(record)
+        validated = False
+        try:
+            if val_loader is not None:
+                accuracies = self.evaluate(val_loader)
+                record |= {f"val_{key}": value for key, value in accuracies.items()}
+            validated = True
+            self._step_plateaus(record)
+            for callback in self.callbacks:
+                callback.on_epoch_end(self, record)
+        finally:  # what fails here costs no epoch, if no process waits in `evaluate`
+            if checkpoint is not None and (validated or not is_distributed()):
+                self._save(checkpoint, train_loader)
 
     def train_epoch(self, loader: Iterable[Any]) -> dict[str, float] | None:
         """Run one epoch, or the rest of one, then refit the mixtures; `fit` counts the epochs.
@@ -566,10 +576,8 @@ class CoTrainer(JudgingPair):
                 found[f"{kind}_{sum(name.startswith(f'{kind}_') for name in found)}"] = callback
         return found
 
-    def _save(
-        self, path: str | os.PathLike[str] | None, generators: Sequence[torch.Generator]
-    ) -> None:
-        randomness = everyones(random_states(generators))
+    def _save(self, path: str | os.PathLike[str] | None, loader: Iterable[Any]) -> None:
+        randomness = everyones(random_states(loaders.generators(loader)))
         if path is not None and self.is_main_process:
             save_checkpoint({**self.state_dict(), "random": randomness}, path)
 
