@@ -27,7 +27,7 @@ class EpochProgress:
     samples: dict[tuple[str, ...], int] = field(default_factory=dict)
     first_bad: Tensor = field(default_factory=lambda: torch.tensor(torch.inf, dtype=torch.float32))
     """The first step whose loss was not finite."""
-    randomness: dict[str, Any] | None = None
+    randomness: dict[str, Any] = field(default_factory=dict)
     """Random states at the start of the epoch."""
     lr: float = 0.0
     """Learning rate of the first optimizer at the start of the epoch."""

@@ -381,12 +381,12 @@ class CoTrainer(JudgingPair):
         done, resumed, step = self._done, self._done.steps, 0
         pending = False
         length = loaders.length(loader)
-        if resumed and done.batches != length:
-            raise ValueError(
-                f"train_loader must give {done.batches} batches as when this epoch was begun, got "
-                f"{length}; it goes on only with the loader that it was begun with"
-            )
-        if resumed and done.randomness is not None:
+        if resumed:
+            if done.batches != length:
+                raise ValueError(
+                    f"train_loader must give {done.batches} batches as when this epoch was begun, "
+                    f"got {length}; it goes on only with the loader that it was begun with"
+                )
             now = random_states(generators)
             set_random_states(done.randomness, generators)
         else:
