@@ -180,12 +180,9 @@ class CoTrainer(JudgingPair):
         progress: bool = True,
     ) -> None:
         super().__init__(models, autocast, unpack)
-        self.optimizers = list(optimizer) if isinstance(optimizer, Iterable) else [optimizer]
+        self.optimizers: list[Optimizer] = _listed(optimizer)
         check_optimizers(self.models, self.optimizers)
-        if scheduler is None:
-            self.schedulers: list[Any] = []
-        else:
-            self.schedulers = list(scheduler) if isinstance(scheduler, Iterable) else [scheduler]
+        self.schedulers: list[Any] = [] if scheduler is None else _listed(scheduler)
         for each in self.schedulers:
             check_methods("scheduler", each, "step", "state_dict", "load_state_dict")
         check_number("consistency_weight", consistency_weight, 0)
@@ -205,7 +202,7 @@ class CoTrainer(JudgingPair):
             check_methods("consistency", consistency, "__call__")
         if scaler is not None:
             check_methods("scaler", scaler, "scale", "unscale_", "step", "update")
-        self.callbacks = list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
+        self.callbacks: list[Callback] = _listed(callbacks)
         hooks = [name for name in vars(Callback) if name.startswith("on_")]
         for callback in self.callbacks:
             check_methods("each of callbacks", callback, *hooks)
@@ -671,6 +668,11 @@ _CURES = (
     "try a smaller learning rate, clip_grad_norm=1.0, bfloat16 in place of float16, or look for "
     "NaN in the inputs"
 )
+
+
+def _listed(given: Any) -> list[Any]:
+    """Several objects, or one, as a list."""
+    return list(given) if isinstance(given, Iterable) else [given]
 
 
 def _has_gradients(optimizer: Optimizer) -> bool:
