@@ -69,10 +69,6 @@ def check_stacked(logits: Tensor, targets: Tensor, networks: int) -> None:
     check_logits_targets(logits[0], targets)
 
 
-def _kind(value: Any) -> Any:
-    return value.dtype if isinstance(value, Tensor) else type(value).__name__
-
-
 def check_pair(logits_a: Tensor, logits_b: Tensor) -> None:
     """Raise unless the logits of the two networks have one shape and one device."""
     check_logits(logits_a, "logits_a")
@@ -134,10 +130,13 @@ def check_optimizers(models: Sequence[nn.Module], optimizers: Sequence[Optimizer
             f"optimizer misses {len(missing)} trainable parameters, such as {missing[0]}; give it "
             "the parameters of both models"
         )
-    foreign = len([key for key in owned if key not in names])
-    if foreign:
+    if foreign := sum(key not in names for key in owned):
         raise ValueError(f"optimizer holds {foreign} parameters that belong to neither model")
     if len(held) != len(owned):
         raise ValueError(
             "optimizers must own each parameter once; list those that both models share only once"
         )
+
+
+def _kind(value: Any) -> Any:
+    return value.dtype if isinstance(value, Tensor) else type(value).__name__
