@@ -334,6 +334,20 @@ def broken_off(arguments, stop_at):
         cifar10.main()
 
 
+def test_a_run_goes_on_that_was_told_to_stop_in_its_first_epoch(tmp_path, monkeypatch):
+    import digits
+
+    flags = ["--noise", "clean", "--method", "plain", "--epochs", "1", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["digits.py", *flags])
+    with monkeypatch.context() as patch:
+        patch.setattr(run.Test, "on_step_end", lambda self, trainer, values: trainer._stop_soon())
+        with pytest.raises(SystemExit):
+            digits.main()
+    assert not (tmp_path / "epochs.jsonl").exists()
+    digits.main()
+    assert (tmp_path / "result.json").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "error"),
     [

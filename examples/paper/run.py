@@ -298,10 +298,10 @@ def run(
     if args.compile:
         for part in (*trainer.models, trainer.weigher):
             part.compile()
-    seconds = -start
+    seconds, epochs = -start, args.out / "epochs.jsonl"
     if checkpoint.exists():
         print(f"goes on from {checkpoint}")
-        lines = (args.out / "epochs.jsonl").read_text().splitlines()
+        lines = epochs.read_text().splitlines() if epochs.exists() else []
         seconds += sum(json.loads(line)["seconds"] for line in lines)
     trainer.fit(train, protocol.epochs, checkpoint=checkpoint, resume=checkpoint)
 
