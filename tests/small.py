@@ -47,3 +47,7 @@ def logits_like_a_network(n=2000, c=5, networks=2):
     shown = torch.where(right, targets, (targets + 1) % c)
     logits[:, torch.arange(n), shown] += 4
     return logits, targets, right
+
+
+def label_probability(logits, targets):
+    return logits.softmax(1).gather(1, targets[:, None])[:, 0]

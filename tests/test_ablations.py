@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from sklearn.mixture import GaussianMixture
-from small import data, trainer
+from small import data, label_probability, trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 from resup import SymmetricKLLoss, cosine_label_similarity
@@ -76,10 +76,6 @@ def mean(p_a, p_b):
 
 def kept(p_a, p_b):
     return (p_b > 0.5).double(), (p_a > 0.5).double()
-
-
-def label_probability(z, y):
-    return z.softmax(1).gather(1, y[:, None])[:, 0]
 
 
 def paper(a, b):

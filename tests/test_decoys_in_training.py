@@ -163,10 +163,12 @@ def test_the_state_dict_brings_everything_back(epochs, halfway):
 
 
 def test_a_state_dict_of_another_mixture_is_refused():
-    with pytest.raises(RuntimeError, match=r"Missing key.*memory"):
-        SampleWeigher(DecoyMixture()).load_state_dict(SampleWeigher(BetaMixture()).state_dict())
+    batch = logits_of_a_network("uniform", n=1000)[:2]
+    betas, decoys = (shown(SampleWeigher(m, 1), *batch) for m in (BetaMixture(), DecoyMixture()))
+    with pytest.raises(RuntimeError, match=r"Missing key.*fitted_decoys.*memory"):
+        decoys.load_state_dict(betas.state_dict())
     with pytest.raises(RuntimeError, match=r"Unexpected key.*memory"):
-        SampleWeigher(BetaMixture()).load_state_dict(SampleWeigher(DecoyMixture()).state_dict())
+        betas.load_state_dict(decoys.state_dict())
 
 
 @pytest.mark.parametrize("still", [0.5, 0.0])
@@ -198,11 +200,13 @@ def test_a_refit_without_samples_changes_no_weights_and_forgets_no_rate():
     weigher = SampleWeigher(DecoyMixture(), 1)
     weigher.refit()
     assert weigher.mixtures_ == []
+    assert (weigher(logits, targets, record=False) == 1).all()
     assert weigher.memory.seen.isnan().all()
     assert shown(weigher, logits, targets).memory.seen[0, 1] > 0.05
-    weights = weigher(logits, targets, record=False)
+    mixtures, weights = weigher.mixtures_, weigher(logits, targets, record=False)
     memory = copy.deepcopy(weigher.memory)
     weigher.refit()
+    assert weigher.mixtures_ is mixtures
     assert torch.equal(weigher(logits, targets, record=False), weights)
     assert_same_state(weigher.memory, memory)
 

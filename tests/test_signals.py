@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from small import logits_like_a_network
+from small import label_probability, logits_like_a_network
 
 from resup import (
     BetaMixture,
@@ -12,11 +12,6 @@ from resup import (
     cosine_label_similarity,
 )
 from resup.similarity import scaled_loss_signal
-
-
-def label_probability(logits, targets):
-    return logits.softmax(1).gather(1, targets[:, None])[:, 0]
-
 
 SIGNALS = {
     "similarity": ("similarity", cosine_label_similarity),
