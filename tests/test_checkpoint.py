@@ -89,11 +89,18 @@ def test_nothing_to_resume_from(tmp_path):
         trainer.fit(loader, 1, resume=tmp_path / "none.pt")
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
-def test_a_truncated_file(tmp_path, share):
+@pytest.fixture
+def saved(tmp_path):
+    """A trainer after its first epoch, its loader, and its checkpoint, alone in a folder."""
     path = tmp_path / "checkpoint.pt"
     trainer, loader = make()
     trainer.fit(loader, 1, checkpoint=path)
+    return trainer, loader, path
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+def test_a_truncated_file(saved, share):
+    trainer, loader, path = saved
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(
@@ -125,10 +132,8 @@ def test_another_format_version(tmp_path, version):
         trainer.fit(loader, 1, resume=tmp_path / "other.pt")
 
 
-def test_a_failed_write_keeps_the_last_checkpoint(tmp_path, monkeypatch):
-    path = tmp_path / "checkpoint.pt"
-    trainer, loader = make()
-    trainer.fit(loader, 1, checkpoint=path)
+def test_a_failed_write_keeps_the_last_checkpoint(saved, monkeypatch):
+    trainer, loader, path = saved
     good = path.read_bytes()
 
     def full(*_):
@@ -138,7 +143,7 @@ def test_a_failed_write_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space left"):
         trainer.fit(loader, 2, checkpoint=path)
     assert path.read_bytes() == good
-    assert os.listdir(tmp_path) == ["checkpoint.pt"]
+    assert os.listdir(path.parent) == ["checkpoint.pt"]
 
 
 class Score(Callback):
@@ -163,22 +168,18 @@ def test_numbers_of_numpy_come_back_as_numbers(tmp_path):
     assert state["scheduler_0"]["_last_lr"] == pytest.approx([1e-2 * np.cos(0.1)])
 
 
-def test_what_could_not_be_read_is_not_written(tmp_path):
-    path = tmp_path / "checkpoint.pt"
-    trainer, loader = make()
-    trainer.fit(loader, 1, checkpoint=path)
+def test_what_could_not_be_read_is_not_written(saved):
+    trainer, loader, path = saved
     good = path.read_bytes()
     trainer.callbacks = [Score(Path("a"))]
     with pytest.raises(TypeError, match=r"tensors and plain values only, .*pathlib.* not allowed"):
         trainer.fit(loader, 2, checkpoint=path)
     assert path.read_bytes() == good
-    assert os.listdir(tmp_path) == ["checkpoint.pt"]
+    assert os.listdir(path.parent) == ["checkpoint.pt"]
 
 
-def test_a_state_of_another_kind(tmp_path):
-    path = tmp_path / "checkpoint.pt"
-    trainer, loader = make()
-    trainer.fit(loader, 1, checkpoint=path)
+def test_a_state_of_another_kind(saved):
+    trainer, loader, path = saved
 
     def other(model=None, optimizer=torch.optim.Adam, scheduler=None, **options):
         nets = [model or copy.deepcopy(net) for net in trainer.models]
