@@ -116,7 +116,7 @@ def load_part(part: Any, saved: Mapping[str, Any], name: str) -> None:
         raise ValueError(f"the state of {name} does not fit: {error}") from error
 
 
-def random_states(generators: Sequence[torch.Generator] = ()) -> dict[str, Any]:
+def random_states(generators: Sequence[torch.Generator]) -> dict[str, Any]:
     """States of the global generators and of a loader's own, as tensors and plain values."""
     name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
     return {
@@ -128,9 +128,7 @@ def random_states(generators: Sequence[torch.Generator] = ()) -> dict[str, Any]:
     }
 
 
-def set_random_states(
-    states: Mapping[str, Any], generators: Sequence[torch.Generator] = ()
-) -> None:
+def set_random_states(states: Mapping[str, Any], generators: Sequence[torch.Generator]) -> None:
     """Put the generators back; CUDA's only if there are as many devices as there were."""
     torch.set_rng_state(states["torch"])
     if states["cuda"] and len(states["cuda"]) == torch.cuda.device_count():
