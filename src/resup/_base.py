@@ -177,7 +177,7 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
         return self._mixture().responsibilities(np.clip(x, self.clip, 1 - self.clip)).T
 
     def _column(self, X: Any, reset: bool) -> Any:
-        """X as scikit-learn wants to have seen it: names and number of features are checked."""
+        """X as an array or a histogram, once its number and names of features are checked."""
         unnamed = np.zeros((1, 1))  # one column
         if isinstance(X, SimilarityHistogram):  # only `fit` takes one
             validate_data(self, unnamed, skip_check_array=True)
@@ -226,7 +226,7 @@ def weighted_values(
     name: str = "similarities",
     weight_name: str = "sample_weight",
 ) -> tuple[Array, Array]:
-    """Distinct places and their weights: the samples themselves, or the bins of their summary."""
+    """Values and their positive weights: the samples themselves, or the bins of a summary."""
     if isinstance(X, SimilarityHistogram):
         if weight is not None:
             raise ValueError(

@@ -67,7 +67,7 @@ def everyones(value: Any) -> list[Any]:
 
 
 def global_means(sums: Mapping[str, tuple[Tensor, int]]) -> dict[str, float]:
-    """Means over all processes, of a sum and a number of samples each; the one copy to the host."""
+    """Means over all processes of named (sum, number of samples) pairs, in one copy to the host."""
     totals = torch.stack([total for total, _ in sums.values()]).double()
     samples = totals.new_tensor([count for _, count in sums.values()])
     both = torch.stack([totals, samples])

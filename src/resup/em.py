@@ -133,7 +133,7 @@ def gain_over_last(mixture: Mixture, x: Array, w: Array) -> float:
 
 
 def self_labels(x: Array, n_components: int, trust: float = TRUST) -> Array:
-    """Guess of who belongs where, from the similarity itself: (K, N), columns summing to 1.
+    """Guess of each component's probability from the value alone, (K, N); columns sum to 1.
 
     With probability `trust` a label is right; else the components share it in the order of x.
     For two components the guess that a label is right is trust + (1 - trust) x.
