@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
@@ -50,8 +49,7 @@ LOOKALIKES = {"digits": digits.LOOKALIKES, "cifar10": cifar10.PARTNER}
 def images_and_labels(name: str, root: Path | None) -> tuple[np.ndarray, np.ndarray]:
     """The first images, (N, H, W, C) of uint8, and their true labels."""
     if name == "digits":
-        data = load_digits()
-        return (data.images[..., None] * 255 / 16).astype(np.uint8), data.target
+        return digits.images_and_labels()
     if name == "cifar10":
         images, labels = datasets.cifar10(root).train
     else:  # only faces that most judges agree on, else not even the true labels would be right

@@ -15,16 +15,18 @@ LOOKALIKES = {1: 7, 7: 1, 3: 8, 8: 3, 4: 9, 9: 4, 5: 6, 6: 5}
 PROTOCOL = Protocol(network="cnn2", epochs=30, batch=64, lr=3e-3, last=5)
 
 
+def images_and_labels() -> Split:
+    data = load_digits()
+    return Split((data.images[..., None] * 255 / 16).astype(np.uint8), data.target)
+
+
 def digits(seed: int) -> Dataset:
     """1,297 images to train on and 500 to test on, split by the seed."""
-    data = load_digits()
-    images = (data.images[..., None] * 255 / 16).astype(np.uint8)
+    images, labels = images_and_labels()
     order = np.random.default_rng(seed).permutation(len(images))
     train, test = order[TEST_SAMPLES:], order[:TEST_SAMPLES]
-    names = tuple(map(str, data.target_names))
-    return Dataset(
-        Split(images[train], data.target[train]), Split(images[test], data.target[test]), names
-    )
+    parts = (Split(images[part], labels[part]) for part in (train, test))
+    return Dataset(*parts, classes=tuple("0123456789"))
 
 
 def main() -> None:
