@@ -302,11 +302,15 @@ def test_an_estimator_that_calls_itself_degenerate_weighs_nothing():
 
 def test_a_network_that_shows_nothing_is_named():
     weigher = SampleWeigher()
-    logits = torch.randn(2, 50, 3)
-    logits[1] = torch.nan
-    weigher(logits, torch.zeros(50, dtype=torch.long))
+    logits, targets = show(weigher, memorised=0)
+    before, mixtures = weigher.judge(logits, targets), weigher.mixtures_
+    lost = logits.clone()
+    lost[1] = torch.nan
+    weigher(lost, targets)
     with pytest.raises(ValueError, match="the signal of network 1 is NaN for every sample"):
         weigher.refit()
+    assert weigher.mixtures_ is mixtures
+    assert torch.equal(weigher.judge(logits, targets), before)
 
 
 @pytest.mark.parametrize(

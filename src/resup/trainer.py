@@ -315,7 +315,7 @@ class CoTrainer(JudgingPair):
                     self._end_epoch(record, train_loader, val_loader, checkpoint)
             except RuntimeError as error:
                 if not (self._stop and "DataLoader worker" in str(error)):  # told to stop too
-                    explain_loss(error, f"in epoch {self.epoch + 1}")
+                    explain_loss(error, f"after {self.epoch} epochs")
                     raise
             if self._stop:
                 raise SystemExit(128 + signal.SIGTERM)

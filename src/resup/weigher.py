@@ -196,6 +196,9 @@ class SampleWeigher(StateModule):
         if not self.seen.counts.any():
             self.reset()
             return
+        for network, counts in enumerate(self.seen.counts):
+            if not counts.any():
+                raise ValueError(f"the signal of network {network} is NaN for every sample")
         self.fitted_counts.copy_(self.seen.counts)
         if self.decoys is not None:
             self.decoys.match_classes()
@@ -223,8 +226,6 @@ class SampleWeigher(StateModule):
         if not any(histogram.total for histogram in histograms):
             return
         for network, histogram in enumerate(histograms):
-            if not histogram.total:
-                raise ValueError(f"the signal of network {network} is NaN for every sample")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 mixture = self._fitted(network, histogram)
