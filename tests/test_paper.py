@@ -284,6 +284,29 @@ def test_late_decay():
 SMALL = "--size", "cpu", "--epochs", "3", "--dtype", "float32", "--device", "cpu"
 
 
+def test_human_labels_of_cifar100(tmp_path, rng, monkeypatch):
+    import cifar10
+
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    (folder / "meta").write_bytes(pickle.dumps({b"fine_label_names": [b"class"] * 100}))
+    true = np.arange(200) % 100
+    for name in ("train", "test"):
+        content = {
+            b"data": rng.integers(256, size=(200, 3072), dtype=np.uint8),
+            b"fine_labels": true.tolist(),
+        }
+        (folder / name).write_bytes(pickle.dumps(content))
+    given = np.where(np.arange(200) < 80, (true + 1) % 100, true)
+    np.savez(tmp_path / "CIFAR-100_human.npz", noisy_label=given)
+    flags = ["--data", tmp_path, "--dataset", "cifar100", "--noise", "noisy", "--out", tmp_path]
+    monkeypatch.setattr(sys, "argv", ["cifar10.py", *map(str, flags), *SMALL])
+    cifar10.main()
+    record = json.loads((tmp_path / "result.json").read_text())
+    assert (record["dataset"], record["noise"]) == ("cifar100", "noisy")
+    assert record["realised_rate"] == pytest.approx(0.4)
+
+
 @pytest.mark.slow
 def test_a_run_goes_on_where_it_was_broken_off(cifar, tmp_path):
     def arguments(out, *extra):
@@ -353,6 +376,7 @@ def test_a_run_goes_on_that_was_told_to_stop_in_its_first_epoch(tmp_path, monkey
     [
         ("cifar10.py", ("--noise", "worst", "--rate", "0.3"), "--rate is for symmetric"),
         ("cifar10.py", ("--epochs", "0"), "invalid positive value: '0'"),
+        ("cifar10.py", ("--dataset", "cifar100", "--noise", "worst"), "worst is not for cifar100"),
         ("fer.py", ("--dataset", "ferplus", "--labels", "list.txt"), "--labels is for RAF-DB"),
         ("reproduce.py", ("--table", "5", "--columns", "sym 2%"), "got 'sym 2%'"),
     ],
