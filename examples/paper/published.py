@@ -148,7 +148,7 @@ TABLES = {
     ),
     # beyond the paper: no noise, human labels of CIFAR-10N, and digits, which take seconds
     "human": Table(
-        ("plain", "resup-published", "resup", "resup-beta"),
+        ("plain", "resup-published", "resup", "jocor", "resup-beta", "co-teaching"),
         (
             Column("clean", "cifar10", noise="clean"),
             Column("worst", "cifar10", noise="worst"),
