@@ -311,6 +311,7 @@ def test_a_network_that_shows_nothing_is_named():
         weigher.refit()
     assert weigher.mixtures_ is mixtures
     assert torch.equal(weigher.judge(logits, targets), before)
+    assert not weigher.seen.counts.any()
 
 
 @pytest.mark.parametrize(

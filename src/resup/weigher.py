@@ -193,12 +193,14 @@ class SampleWeigher(StateModule):
         Where nothing was shown, the last mixtures stay.
         """
         add_up(self.seen.counts)
-        if not self.seen.counts.any():
+        shown = self.seen.counts.any(1).tolist()
+        if not all(shown):
             self.reset()
+            if any(shown):
+                raise ValueError(
+                    f"the signal of network {shown.index(False)} is NaN for every sample"
+                )
             return
-        for network, counts in enumerate(self.seen.counts):
-            if not counts.any():
-                raise ValueError(f"the signal of network {network} is NaN for every sample")
         self.fitted_counts.copy_(self.seen.counts)
         if self.decoys is not None:
             self.decoys.match_classes()
