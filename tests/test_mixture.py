@@ -230,6 +230,13 @@ def test_the_criteria_choose_the_number_of_components():
     assert np.argmin(bics) == 2
 
 
+def test_two_narrow_components_near_each_other_are_found(rng):
+    s = np.concatenate([rng.beta(157, 367, 500), rng.beta(312, 312, 500)])  # 10 deviations apart
+    fitted = BetaMixture(prior=0).fit(s)
+    np.testing.assert_allclose(fitted.means_, [0.3, 0.5], atol=0.005)
+    assert (fitted.predict(s) == np.repeat([0, 1], 500)).mean() > 0.99
+
+
 def test_score_is_the_lower_bound_of_plain_likelihood():
     s = draw(TWO, 2000)
     fitted = BetaMixture(prior=0).fit(s)

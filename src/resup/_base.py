@@ -64,8 +64,8 @@ class LogOdds:
             return self
         if self(self.high) <= least:
             return LogOdds(0.0, 0.0, least, self.low, self.high)
-        ends = logit([self.low, self.high])
-        return replace(self, low=float(expit(brentq(lambda t: self(expit(t)) - least, *ends))))
+        low = brentq(lambda s: float(self(s)) - least, self.low, self.high, xtol=1e-15)
+        return replace(self, low=low)
 
     def log_bounds(self) -> tuple[float, float, float, float]:
         """Bounds of log S, then of log(1 - S)."""
@@ -124,12 +124,12 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
     def score_samples(self, X: Any) -> Array:
         """Log-density of each sample under the fitted mixture, (N,).
 
-        Samples are moved into [clip, 1 - clip] first, beyond which there is no density: compare
-        only estimators of one `clip`, here and by `score`, `bic` and `aic`.
+        Samples are moved into [clip, 1 - clip] first, beyond which there is no density, though
+        `sample` draws there: compare only estimators of one `clip`, here and by `score`, `bic` and
+        `aic`.
         """
         inside = np.clip(self._samples(X), self.clip, 1 - self.clip)
-        density: Array = np.logaddexp.reduce(self._mixture().log_joint(inside), 0)
-        return density
+        return self._mixture().log_density(inside)
 
     def score(self, X: Any, y: Any = None) -> float:
         """Mean log-density of the samples."""

@@ -13,6 +13,7 @@ Array = NDArray[np.float64]
 PRIOR_CLIP = 1e-3  # of the pseudo-data, so that one at log x = -14 does not shape a component
 TRUST = 1 / 3  # the prior takes a label as right with this probability, whatever its similarity
 FLOOR, LEAST_FLOOR = 0.03, 1e-7  # uniform pseudo-data: a share of the prior, and of the data
+WEAK_PRIOR = 0.1  # below it the start may decide which maximum is found
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class Mixture:
         log_x, log_1mx = np.log(x), np.log1p(-x)
         powers: Array = np.outer(self.alphas - 1, log_x) + np.outer(self.betas - 1, log_1mx)
         return powers + self.log_constants[:, None]
+
+    def log_density(self, x: Array) -> Array:
+        """Logarithm of the density, (N,), for x inside (0, 1)."""
+        density: Array = np.logaddexp.reduce(self.log_joint(x), 0)
+        return density
 
     def responsibilities(self, x: Array) -> Array:
         """Posterior of each component, (K, N), for x inside (0, 1)."""
@@ -96,25 +102,33 @@ def fit_mixture(
         sums = np.stack([r @ (w * log_x), r @ (w * log_1mx)]) + prior_sums
         return likeliest_shapes(n, sums / n, before)
 
+    def bound(mixture: Mixture, log_density: Array) -> float:
+        value = float(w @ log_density)
+        if m_step == "ml":
+            now = np.log([mixture.alphas, mixture.betas])
+            value += _expected_log_density(now, n_prior, prior_sums / n_prior)
+        return value
+
+    def started(guess: Array) -> Mixture:
+        return Mixture(guess @ w, *shapes(guess, np.ones((2, k))))
+
     if isinstance(start, Mixture):
         mixture = start
-    else:
-        if k > 2:  # the trusted share of every sample would hide the components in between
-            guess = self_labels(x, k, trust=0.0)
-        mixture = Mixture(guess @ w, *shapes(guess, np.ones((2, k))))
+    else:  # with more than two, the share trusted of every sample would hide those in between
+        mixture = started(self_labels(x, k, trust=0.0) if k > 2 else guess)
+        if m_step == "ml" and prior < WEAK_PRIOR:  # values near each other still differ in rank
+            other = started(self_labels(_ranks(x, w), k, trust=0.0))
+            mixture = max(mixture, other, key=lambda m: bound(m, m.log_density(x)))
     bounds: list[float] = []
     while True:
         joint = mixture.log_joint(x)
         log_density = np.logaddexp.reduce(joint, 0)
-        now = np.stack([mixture.alphas, mixture.betas])
-        bounds.append(float(w @ log_density))
-        if m_step == "ml":
-            bounds[-1] += _expected_log_density(np.log(now), n_prior, prior_sums / n_prior)
+        bounds.append(bound(mixture, log_density))
         converged = len(bounds) > 1 and abs(bounds[-1] - bounds[-2]) < tol
         if converged or len(bounds) > max_iter:
             break
         r = np.exp(joint - log_density)
-        mixture = Mixture(r @ w, *shapes(r, now))
+        mixture = Mixture(r @ w, *shapes(r, np.stack([mixture.alphas, mixture.betas])))
     order = np.argsort(mixture.means, kind="stable")
     return Mixture(
         mixture.weights[order] / mixture.weights.sum(),
@@ -145,6 +159,14 @@ def self_labels(x: Array, n_components: int, trust: float = TRUST) -> Array:
     return guess
 
 
+def _ranks(x: Array, w: Array) -> Array:
+    """Share of the weight below each value, half of its own included, (N,)."""
+    _, place = np.unique(x, return_inverse=True)
+    share = np.bincount(place, w)
+    ranks: Array = (share.cumsum() - share / 2)[place]
+    return ranks
+
+
 def moment_shapes(x: Array, r: Array) -> Array:
     """Alphas and betas (2, K) of the weighted means and variances; no maximum of any likelihood."""
     n = r.sum(1) + 1e-300
@@ -160,7 +182,8 @@ def likeliest_shapes(n: Array, mean_logs: Array, before: Array) -> Array:
 
     The likelihood of components of weights `n` (K,) depends on the data only through their means
     of log x and log(1 - x), `mean_logs` (2, K). It is concave in (alpha, beta), so neighbours that
-    come out in the wrong order share one value. Never worse than the shapes `before`.
+    come out in the wrong order share one value; they then stay together, which with more than two
+    components may miss the maximum a little. Never worse than the shapes `before`.
     """
     start = np.log(before)
     group = np.arange(2 * len(n))

@@ -45,6 +45,7 @@ class BetaMixture(SimilarityMixture):
         and the likelihood may fall.
     init : sequence of three sequences of length n_components, optional
         Weights, alphas and betas to start from, all in [1e-12, 1e12]; by default the prior's guess.
+        With a `prior` below 0.1 also the same guess by rank in place of value, if it is likelier.
     clip : float, default=2**-20
         Similarities are moved into [clip, 1 - clip] first; the default is the least.
     max_iter : int, default=500
