@@ -248,6 +248,7 @@ def test_contradiction_rate_is_that_of_the_surest_tenth_of_each_class(seed):
     counts = rng.poisson(10 ** rng.uniform(-1, 2, (6, 20, 2)))
     counts[2], counts[3, :10] = 0, 0
     assert contradiction_rate(counts) == pytest.approx(naive_contradiction_rate(counts), abs=1e-12)
+    assert contradiction_rate(1e-6 * counts) == pytest.approx(contradiction_rate(counts))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -170,6 +171,87 @@ def test_frozen_parts_stay_in_eval_mode():
     models[0].eval()
     t.fit(loader(), 3)
     assert all(part.training for part in models[0].modules())
+
+
+def test_a_frozen_network_stays_in_eval_mode():
+    models = pair()
+    models[1].eval().requires_grad_(False)
+    before = copy.deepcopy(models[1].state_dict())
+    CoTrainer(models, adam(models[0]), progress=False).fit(loader(), 2, loader())
+    assert not any(part.training for part in models[1].modules())
+    assert all(torch.equal(v, before[key]) for key, v in models[1].state_dict().items())
+
+
+class Merging(nn.Linear):
+    """As LoRA's layers, it adds an offset to its weights in eval mode and trains the offset."""
+
+    def __init__(self, n_in, n_out):
+        super().__init__(n_in, n_out)
+        self.weight.requires_grad_(False)
+        self.offset = nn.Parameter(torch.zeros(n_out, n_in))
+        self.merged = False
+
+    def train(self, mode=True):
+        if mode == self.merged:
+            self.weight.data += self.offset.data * (-1 if self.merged else 1)
+            self.merged = not mode
+        return super().train(mode)
+
+    def forward(self, x):
+        return super().forward(x) + (0 if self.merged else x @ self.offset.T)
+
+
+def test_validation_changes_nothing_where_eval_mode_changes_layers():
+    ends = []
+    for validates in (False, True):
+        torch.manual_seed(0)
+        models = [nn.Sequential(Merging(6, 8), nn.ReLU(), nn.Linear(8, 3)) for _ in "ab"]
+        trainer(models).fit(loader(), 3, loader() if validates else None)
+        ends.append([model[0].offset for model in models])
+    for without, validated in zip(*ends, strict=True):
+        torch.testing.assert_close(validated, without, rtol=0, atol=1e-5)
+        assert without.abs().max() > 0.02
+
+
+def test_a_network_without_parameters():
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("rows", torch.randn(3, 6))
+
+        def forward(self, x):
+            return x @ self.rows.T
+
+    models = pair()[0], Fixed()
+    assert CoTrainer(models, adam(models[0]), progress=False).fit(loader(), 2).epoch == 2
+
+
+def test_parameters_unfrozen_between_fits_must_be_in_the_optimizer():
+    models = pair()
+    models[0][0].requires_grad_(False)
+    rest = [p for m in models for p in m.parameters() if p.requires_grad]
+    t = CoTrainer(models, torch.optim.Adam(rest), progress=False).fit(loader(), 1)
+    models[0][0].requires_grad_(True)
+    with pytest.raises(ValueError, match=r"misses 2 trainable parameters, such as models\[0\].0"):
+        t.fit(loader(), 2)
+
+
+def test_named_tuples_stay_named():
+    class Views(NamedTuple):
+        plain: torch.Tensor
+        mask: torch.Tensor
+
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = pair()[0]
+
+        def forward(self, views):
+            return self.net(views.plain * views.mask)
+
+    x, y = data().tensors
+    batch = {"views": Views(x, torch.ones_like(x))}, y
+    assert trainer((Masked(), Masked())).fit([batch], 2).epoch == 2
 
 
 def test_validation_leaves_a_shared_generator_alone():

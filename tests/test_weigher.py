@@ -236,6 +236,14 @@ def test_it_keeps_its_dtypes_in_a_module_that_changes_its_own(dtype):
     weigher(logits, targets)
 
 
+def test_it_is_made_on_the_meta_device_and_filled_later():
+    weigher, logits, targets = fitted_weigher()
+    with torch.device("meta"):
+        other = SampleWeigher()
+    other.to_empty(device="cpu").load_state_dict(weigher.state_dict())
+    assert torch.equal(other.judge(logits, targets), weigher.judge(logits, targets))
+
+
 def test_looking_changes_nothing_where_classes_are_balanced():
     weigher, logits, targets = fitted_weigher()
     weigher.balance.on.fill_(True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor, nn
 from typing_extensions import Self
@@ -15,10 +14,10 @@ class StateModule(nn.Module):
     ``model.half()`` is about the arithmetic of networks; counts in float16 would end at 2,048.
     """
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         def move(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
-        super()._apply(move, *args)  # type: ignore[no-untyped-call]
+        super()._apply(move, recurse)  # type: ignore[no-untyped-call]
         return self

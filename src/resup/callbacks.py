@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .distributed import rank
+from .loaders import check_order
 
 __all__ = ["Callback", "JSONLinesLogger", "ProbabilityHistory", "TensorBoardLogger"]
 
@@ -155,7 +156,8 @@ class ProbabilityHistory(Callback):
         self._rows = [row.numpy() for row in state["rows"]]
 
     def on_fit_start(self, trainer: Any) -> None:
-        """Drop the epochs that come again."""
+        """Check the order of the loader, and drop the epochs that come again."""
+        check_order(self.loader)
         kept = sum(epoch <= trainer.epoch for epoch in self.epochs)
         del self.epochs[kept:], self._rows[kept:]
 

@@ -397,9 +397,9 @@ def contradiction_rate(counts: ArrayLike) -> float:
     if not np.isfinite(samples).all() or (samples < 0).any():
         raise ValueError("counts must be finite and not negative")
     n = samples.sum((1, 2))
-    all_ = samples[..., 1].sum(1) / np.maximum(n, 1)
+    all_ = samples[..., 1].sum(1) / np.where(n > 0, n, 1)
     by_class = _without_own_errors(of_surest(samples), all_)
-    return float(n @ by_class / max(n.sum(), 1))
+    return float(n @ by_class / (n.sum() or 1))
 
 
 def of_surest(counts: Array, surest: float = SUREST) -> Array:

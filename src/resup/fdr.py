@@ -80,4 +80,4 @@ def q_values(clean_probability: Any, *, caution: float = 1.5, hidden: float = HI
     wrong, right = float((1 - distinct) @ counts), float(distinct @ counts)
     floor = min(1.0, hidden * right / max((1 - hidden) * wrong, 1e-300))
     distinct = floor + (1 - floor) * distinct
-    return (np.cumsum(distinct * counts) / np.maximum(np.cumsum(counts), 1))[place]
+    return (np.cumsum(distinct * counts) / np.cumsum(counts))[place]

@@ -74,8 +74,8 @@ class NetworkPair:
         finally:
             if rewind:  # a DataLoader draws a seed for its workers
                 set_random_states(randomness, generators)
-            for part, mode in modes:
-                part.training = mode
+            for part, mode in modes:  # not only the flag: LoRA's layers merge weights in `eval`
+                part.train(mode)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.autocast is None:
@@ -102,5 +102,6 @@ def _move(value: Any, device: torch.device) -> Any:
     if isinstance(value, Mapping):
         return {key: _move(item, device) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return [_move(item, device) for item in value]
+        moved = [_move(item, device) for item in value]
+        return type(value)(*moved) if hasattr(value, "_fields") else moved
     return value

@@ -111,12 +111,10 @@ class LabelReport:
 
     def noise_rate_by_class(self, least: int = 20) -> dict[int, float]:
         """Estimate the share of wrong labels in each given class of at least `least` labels."""
-        classes, counts = np.unique(self.given, return_counts=True)
-        return {
-            int(c): float(1 - self.clean_probability[self.given == c].mean())
-            for c, n in zip(classes, counts, strict=True)
-            if n >= least
-        }
+        classes, place, counts = np.unique(self.given, return_inverse=True, return_counts=True)
+        rates = np.bincount(place, 1 - self.clean_probability) / counts
+        columns = zip(classes.tolist(), rates.tolist(), counts.tolist(), strict=True)
+        return {c: rate for c, rate, n in columns if n >= least}
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the table as CSV with a header."""

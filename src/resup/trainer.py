@@ -54,15 +54,15 @@ class CoTrainer(JudgingPair):
 
     The models, optimizer and scheduler stay the caller's: they may be compiled, wrapped in
     DistributedDataParallel, or in any memory format, and are called, never copied or moved. Parts
-    that are in eval mode, such as a frozen backbone, stay in it; a whole model in eval mode does
-    not.
+    that are in eval mode, such as a frozen backbone, stay in it; a whole model does only if it is
+    frozen.
 
     Parameters
     ----------
     models : pair of nn.Module
-        Network A and network B, on one device. Each maps inputs to logits (N, C), or returns an
-        object or mapping with ``logits``. A mapping as input is passed as keyword arguments, a
-        tuple or list as positional ones.
+        Network A and network B, on one device, initialised apart: equal ones would stay equal. Each
+        maps inputs to logits (N, C), or returns an object or mapping with ``logits``. A mapping as
+        input is passed as keyword arguments, a tuple or list as positional ones.
     optimizer : Optimizer or pair of Optimizer
         Owns exactly the parameters of both models (frozen ones may be left out).
     scheduler : learning-rate scheduler or sequence of them, optional
@@ -282,6 +282,7 @@ class CoTrainer(JudgingPair):
             If another process has died or hangs.
         """
         check_number("epochs", epochs, 0, whole=True)
+        check_optimizers(self.models, self.optimizers)  # parameters may be unfrozen since
         restarts = (
             checkpoint is not None
             and resume is not None
@@ -349,10 +350,12 @@ class CoTrainer(JudgingPair):
         """Run one epoch, or the rest of one, then refit the mixtures; `fit` counts the epochs.
 
         Returns the means of what `train_step` gives, or None if it was told to stop before the end.
-        After an error within a step the next call begins the epoch anew.
+        After an error within a step the next call begins the epoch anew; what steps have changed,
+        in the models and in schedulers stepped by the step, stays.
         """
         for model in self.models:
-            if not model.training:  # else parts of it may be in eval mode on purpose
+            frozen = not any(p.requires_grad for p in model.parameters())
+            if not (model.training or frozen):  # parts of it may be in eval mode on purpose
                 model.train()
         loaders.set_epoch(loader, self.epoch)
         self._zero_grad()
@@ -500,6 +503,8 @@ class CoTrainer(JudgingPair):
 
     def state_dict(self) -> dict[str, Any]:
         """All that a later `load_state_dict` needs to go on, of tensors and plain values.
+
+        As in torch, tensors are those that training goes on to change: deep-copy it to keep it.
 
         The state of network A is ``model_a``, that of B ``model_b``. Callbacks that have a
         `state_dict` are in it. The random states of now are not, only, in the middle of an epoch,
@@ -656,8 +661,9 @@ class CoTrainer(JudgingPair):
         """Raise rather than save networks that hold NaN or infinity."""
         self._check_loss()
         for name, model in zip("AB", self.models, strict=True):
-            finite = [p.detach().isfinite().all() for p in model.parameters()]
-            if not torch.stack(finite).all():
+            trained = (p.detach() for p in model.parameters() if p.requires_grad)
+            finite = [p.isfinite().all() for p in trained]
+            if finite and not torch.stack(finite).all():
                 raise FloatingPointError(
                     f"the parameters of network {name} are not finite in epoch {self.epoch + 1}, "
                     f"as a gradient was not: {_CURES}"
