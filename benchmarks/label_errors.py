@@ -299,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         import cleanlab  # noqa: F401, now rather than after all trainings
     if args.device == "cpu":
         torch.set_num_threads(1)
-    protocol = cifar10.PROTOCOLS[args.size].lasting(args.epochs)
+    protocol = cifar10.PROTOCOLS[args.size].but(epochs=args.epochs)
     data = cifar10.cifar10(args.data)
     images, true = (column[: protocol.samples] for column in data.train)
     results, trained = [], []

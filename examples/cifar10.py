@@ -60,8 +60,7 @@ def main() -> None:
         given = human_labels(args.data, args.noise)
     else:
         given = wrong_labels(args, data, args.noise, PARTNER)
-    protocol = PROTOCOLS[args.size].lasting(args.epochs)
-    run(args, args.dataset, args.noise, data, given, protocol)
+    run(args, args.dataset, args.noise, data, given, PROTOCOLS[args.size])
 
 
 if __name__ == "__main__":

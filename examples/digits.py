@@ -36,7 +36,7 @@ def main() -> None:
     check_noise(parser, args)
     data = digits(args.seed)
     given = wrong_labels(args, data, args.noise, LOOKALIKES)
-    run(args, "digits", args.noise, data, given, PROTOCOL.lasting(args.epochs))
+    run(args, "digits", args.noise, data, given, PROTOCOL)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def main() -> None:
     protocol = PROTOCOLS[args.size]
     if (args.dataset, args.size) == ("affectnet", "paper"):
         protocol = replace(protocol, epochs=20, schedule=partial(tenths, after=(1 / 4, 1 / 2)))
-    run(args, args.dataset, noise, data, given, protocol.lasting(args.epochs))
+    run(args, args.dataset, noise, data, given, protocol)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from threading import Lock
 
@@ -81,9 +82,14 @@ def runs(table: Table, seeds: Iterable[int]) -> Iterator[tuple[Column, str, int]
                 yield column, method, seed
 
 
+def trial(args: argparse.Namespace) -> dict[str, int]:
+    """What is asked for in place of the protocol's own."""
+    return {name: n for name in ("epochs", "samples") if (n := getattr(args, name))}
+
+
 def size(args: argparse.Namespace) -> str:
-    """Name of the protocol; trials of other lengths stay apart from its results."""
-    return args.size + (f"-{args.epochs}-epochs" if args.epochs else "")
+    """Name of the protocol; trials of other sizes stay apart from its results."""
+    return "-".join([args.size, *(f"{n}-{name}" for name, n in trial(args).items())])
 
 
 def folder(args: argparse.Namespace, column: Column, method: str, seed: int) -> Path:
@@ -111,7 +117,7 @@ def start(
     command = [
         sys.executable, str(EXAMPLES / column.script), *column.arguments(args.data),
         "--method", method, "--seed", str(seed), "--size", args.size, "--out", str(out),
-        *(["--epochs", str(args.epochs)] if args.epochs else []),
+        *chain.from_iterable((f"--{name}", str(n)) for name, n in trial(args).items()),
         *["--compile"] * args.compile,
     ]  # fmt: skip
     with (out / "log.txt").open("w") as log:
@@ -244,6 +250,7 @@ def main() -> None:
     parser.add_argument("--network", choices=NETWORKS, help="another backbone for all columns")
     parser.add_argument("--weights", nargs="+", help="as of the scripts of single runs")
     parser.add_argument("--epochs", type=positive, help="other than the protocol's, for a trial")
+    parser.add_argument("--samples", type=positive, help="as of the scripts of single runs")
     parser.add_argument("--compile", action="store_true", help="as of the scripts of single runs")
     parser.add_argument("--jobs", type=positive, default=1, help="runs side by side")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="checkpoints and logs")

@@ -419,12 +419,13 @@ def test_a_table(cifar, tmp_path):
     arguments = (
         *("--table", "5", "--data", cifar, "--size", "cpu", "--columns", "sym 20%", "sym 50%"),
         *("--methods", "plain", "jocor", "--runs", tmp_path / "runs"),
-        *("--results", tmp_path / "results", "--jobs", "2", "--epochs", "2"),
+        *("--results", tmp_path / "results", "--jobs", "2", "--epochs", "2", "--samples", "150"),
     )
     done = script("reproduce.py", *arguments)
     assert done.returncode == 0, done.stderr
-    written = tmp_path / "results" / "cifar10-cpu-2-epochs.jsonl"
+    written = tmp_path / "results" / "cifar10-cpu-2-epochs-150-samples.jsonl"
     records = [json.loads(line) for line in written.read_text().splitlines()]
+    assert {r["protocol"]["samples"] for r in records} == {150}
     assert {(r["method"], r["rate"]) for r in records} == {
         (method, rate) for method in ("plain", "jocor") for rate in (0.2, 0.5)
     }

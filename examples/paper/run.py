@@ -61,9 +61,9 @@ class Protocol:
     test_every: int = 1
     """Test after every so many epochs, and after each of the last ones."""
 
-    def lasting(self, epochs: int | None) -> Protocol:
-        """Return the same protocol for another number of epochs, if one is given."""
-        return replace(self, epochs=epochs) if epochs else self
+    def but(self, **numbers: int | None) -> Protocol:
+        """Return the same protocol with other epochs or samples, where they are given."""
+        return replace(self, **{name: n for name, n in numbers.items() if n})
 
     def adam(self, models: Sequence[nn.Module]) -> tuple[Optimizer, LRScheduler | None]:
         """Build one Adam for all networks, and its schedule."""
@@ -141,6 +141,7 @@ def arguments(description: str, holds: str | None) -> argparse.ArgumentParser:
     add("--network", choices=networks.NETWORKS, help="another backbone than the protocol's")
     add("--weights", nargs="+", help="imagenet or a file; one, or one a network")
     add("--epochs", type=positive, help="other than the protocol's")
+    add("--samples", type=positive, help="train on the first so many images, in place of its own")
     add("--consistency-weight", type=float, default=5.0, help="lambda of Eq. 6")
     add("--seed", type=int, default=0, help="of the noise, the networks and the batches")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -232,8 +233,10 @@ def run(
     given : ndarray of shape (N,)
         Labels to train on.
     protocol : Protocol
+        But for the epochs and samples that `args` asks for.
     """
     start = perf_counter()
+    protocol = protocol.but(epochs=args.epochs, samples=args.samples)
     settings = {
         "dataset": dataset,
         "noise": noise,
