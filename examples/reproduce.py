@@ -23,6 +23,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -149,8 +150,12 @@ def run_all(args: argparse.Namespace, table: Table, results: Results) -> bool:
             return all([run.result() for run in started])
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in list(running):
-                process.terminate()
+            told: set[subprocess.Popen] = set()
+            while any(run.running() for run in started):  # one may be about to start its process
+                for process in running - told:
+                    process.terminate()
+                    told.add(process)
+                time.sleep(0.1)
             raise
 
 
