@@ -33,6 +33,7 @@ ORDER = [
     "checkpoint",
     "pair",
     "judge",
+    "saved",
     "trainer",
     "noise",
     "plotting",

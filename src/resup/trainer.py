@@ -7,7 +7,6 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from copy import deepcopy
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -23,28 +22,18 @@ from . import loaders
 from ._checks import check_choice, check_methods, check_number
 from ._validation import check_optimizers, check_pair
 from .callbacks import Callback
-from .checkpoint import (
-    check_path,
-    load_checkpoint,
-    load_part,
-    on_sigterm,
-    random_states,
-    save_checkpoint,
-    set_random_states,
-)
-from .distributed import check_alike, everyones, explain_loss, is_distributed, rank, unwrap
-from .judge import JudgingPair
+from .checkpoint import check_path, on_sigterm, random_states, set_random_states
+from .distributed import check_alike, explain_loss, is_distributed
 from .losses import ConsistencyLoss, CrossWeightedLoss
 from .progress import EpochProgress
+from .saved import SavedPair
 from .similarity import Signal, full_precision
 from .weigher import SampleWeigher
 
 __all__ = ["CoTrainer"]
 
-FORMAT_VERSION = 4
 
-
-class CoTrainer(JudgingPair):
+class CoTrainer(SavedPair):
     r"""Train a pair of networks that weigh each other's samples (Eq. 6).
 
     .. math:: L = L_{\mathrm{cross\text{-}weighted}} + \lambda \, L_{\mathrm{consistency}}
@@ -180,9 +169,9 @@ class CoTrainer(JudgingPair):
         progress: bool = True,
     ) -> None:
         super().__init__(models, autocast, unpack)
-        self.optimizers: list[Optimizer] = _listed(optimizer)
+        self.optimizers = _listed(optimizer)
         check_optimizers(self.models, self.optimizers)
-        self.schedulers: list[Any] = [] if scheduler is None else _listed(scheduler)
+        self.schedulers = [] if scheduler is None else _listed(scheduler)
         for each in self.schedulers:
             check_methods("scheduler", each, "step", "state_dict", "load_state_dict")
         check_number("consistency_weight", consistency_weight, 0)
@@ -202,7 +191,7 @@ class CoTrainer(JudgingPair):
             check_methods("consistency", consistency, "__call__")
         if scaler is not None:
             check_methods("scaler", scaler, "scale", "unscale_", "step", "update")
-        self.callbacks: list[Callback] = _listed(callbacks)
+        self.callbacks = _listed(callbacks)
         hooks = [name for name in vars(Callback) if name.startswith("on_")]
         for callback in self.callbacks:
             check_methods("each of callbacks", callback, *hooks)
@@ -225,7 +214,7 @@ class CoTrainer(JudgingPair):
         self.weigher = SampleWeigher(mixture, signal=signal).to(self.device)
         self.cross_weighted = CrossWeightedLoss()
         self.epoch = 0
-        self.history: list[dict[str, Any]] = []
+        self.history = []
         self.should_stop = False
         self._done = EpochProgress().to(self.device)
         self._stop = False
@@ -493,104 +482,6 @@ class CoTrainer(JudgingPair):
         self._zero_grad()
         if self.scheduler_interval == "step":
             self._step_schedulers()
-
-    # ------------------------------------------------------------------ state
-
-    @property
-    def is_main_process(self) -> bool:
-        """Whether this process is the one that writes files and shows progress."""
-        return rank() == 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that a later `load_state_dict` needs to go on, of tensors and plain values.
-
-        As in torch, tensors are those that training goes on to change: deep-copy it to keep it.
-
-        The state of network A is ``model_a``, that of B ``model_b``. Callbacks that have a
-        `state_dict` are in it. The random states of now are not, only, in the middle of an epoch,
-        those of its start; the checkpoints of `fit` hold them beside it.
-        Gradients are not in it either, so with `accumulate` take it after an optimizer step.
-        """
-        return {
-            "format_version": FORMAT_VERSION,
-            "kinds": self._kinds(),
-            "epoch": self.epoch,
-            "history": [dict(record) for record in self.history],
-            "epoch_so_far": self._done.state() if self._done.steps else None,
-            "callbacks": {name: each.state_dict() for name, each in self._remembering().items()},
-            **{name: part.state_dict() for name, part in self._parts().items()},
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave.
-
-        Raises
-        ------
-        ValueError
-            If `state` is not of this format version, or does not fit the models, the optimizers,
-            the schedulers, the scaler or the mixture. What was loaded before that one then stays.
-        """
-        version = state.get("format_version")
-        if version != FORMAT_VERSION:
-            raise ValueError(
-                f"state has format_version {version!r}, this version of resup reads "
-                f"{FORMAT_VERSION}"
-            )
-        parts = self._parts()
-        known = ("kinds", "epoch", "history", "epoch_so_far", "callbacks")
-        if (kinds := state.get("kinds", self._kinds())) != self._kinds():
-            raise ValueError(
-                f"state is of {', '.join(kinds)}, this trainer has {', '.join(self._kinds())}"
-            )
-        if missing := [name for name in (*known, *parts) if name not in state]:
-            raise ValueError(f"state lacks {', '.join(missing)}")
-        for name, part in parts.items():
-            load_part(part, state[name], name)
-        for name, callback in self._remembering().items():
-            if name in state["callbacks"]:
-                load_part(callback, state["callbacks"][name], name)
-        self.epoch = state["epoch"]
-        self.history = [dict(record) for record in state["history"]]
-        self._done = EpochProgress(**deepcopy(state["epoch_so_far"] or {})).to(self.device)
-
-    def _parts(self) -> dict[str, Any]:
-        """Name all that has a state of its own."""
-        parts: dict[str, Any] = {
-            f"model_{x}": unwrap(m) for x, m in zip("ab", self.models, strict=True)
-        }
-        parts |= {f"optimizer_{i}": optimizer for i, optimizer in enumerate(self.optimizers)}
-        parts |= {f"scheduler_{i}": scheduler for i, scheduler in enumerate(self.schedulers)}
-        return parts | ({"scaler": self.scaler} if self.scaler else {}) | {"weigher": self.weigher}
-
-    def _kinds(self) -> list[str]:
-        """Name what would take over the state of another kind without an error."""
-        parts = [*self.optimizers, *self.schedulers, *([self.scaler] if self.scaler else [])]
-        kinds = [type(part).__name__ for part in (*parts, self.weigher.mixture)]
-        signal = self.weigher.signal
-        return [*kinds, f"signal {'of a callable' if callable(signal) else signal}"]
-
-    def _remembering(self) -> dict[str, Any]:
-        """Name the callbacks that have a state, by their types and places among these."""
-        found: dict[str, Any] = {}
-        for callback in self.callbacks:
-            if hasattr(callback, "state_dict") and hasattr(callback, "load_state_dict"):
-                kind = type(callback).__name__
-                found[f"{kind}_{sum(name.startswith(f'{kind}_') for name in found)}"] = callback
-        return found
-
-    def _save(self, path: str | os.PathLike[str] | None, loader: Iterable[Any]) -> None:
-        randomness = everyones(random_states(loaders.generators(loader)))
-        if path is not None and self.is_main_process:
-            save_checkpoint({**self.state_dict(), "random": randomness}, path)
-
-    def _resume(self, path: str | os.PathLike[str], loader: Iterable[Any]) -> None:
-        state = load_checkpoint(path)
-        self.load_state_dict(state)
-        if self.epoch:
-            loaders.start_workers(loader)
-        randomness = state.get("random", [])  # only `fit` writes it
-        if rank() < len(randomness):
-            set_random_states(randomness[rank()], loaders.generators(loader))
 
     # ------------------------------------------------------------------ helpers
 
