@@ -9,8 +9,9 @@ resup      a pair of networks, once, on all images. Its score of a label is `cle
            after the last epoch, or the mean over the epochs after the warm-up, which takes a pass
            over the images an epoch.
 cleanlab   one network with plain cross-entropy in each of 5 folds, stratified by the given labels.
-           The predictions of held-out images go to cleanlab's label quality scores, and to
-           `find_label_issues` as it comes, which names a set and ranks it by self-confidence.
+           The predictions of held-out images, after the last epoch or by the mean over the epochs
+           after the first, go to cleanlab's label quality scores, and to `find_label_issues` as it
+           comes, which names a set and ranks it by self-confidence.
 
 A wrong label is the positive class. Precision and recall are those of the set that
 `find_label_issues` names, or of the labels that are more likely wrong than right. The area and the
@@ -140,7 +141,9 @@ def train_fold(
     optimizer, scheduler = protocol.adam([network])
     dtype = AUTOCAST[args.dtype]
     autocast = partial(torch.autocast, args.device.split(":")[0], dtype, enabled=dtype is not None)
-    for _ in range(protocol.epochs):
+    total, seconds = torch.zeros(len(held_out), CLASSES, device=args.device), np.zeros(2)
+    for epoch in range(protocol.epochs):
+        network.train()
         for images, labels in train:
             with autocast():
                 logits = network(images)
@@ -148,13 +151,22 @@ def train_fold(
             F.cross_entropy(logits.float(), labels).backward()
             optimizer.step()
         scheduler.step()
-    network.eval()
-    with torch.no_grad(), autocast():
-        predicted = [network(images).float().softmax(1) for images, _ in test]
+        if epoch == 0:
+            continue
+        before = now()
+        network.eval()
+        with torch.no_grad(), autocast():
+            last = torch.cat([network(images).float().softmax(1) for images, _ in test])
+        total += last
+        took = now() - before
+        seconds += took
+    all_seconds = now() - start
     return {
         "held_out": held_out,
-        "probabilities": torch.cat(predicted).cpu().numpy(),
-        "seconds": now() - start,
+        "last": last.cpu().numpy(),
+        "mean": (total / (protocol.epochs - 1)).cpu().numpy(),
+        "seconds": all_seconds - seconds + took,
+        "seconds_mean": all_seconds,
     }
 
 
@@ -212,28 +224,28 @@ def evaluate(
             found["recall"] = float(recall_score(wrong, named))
         return found
 
-    for which, key, seconds in (
-        ("last epoch", "last", clean["seconds"]),
-        ("mean of epochs", "mean", clean["seconds_mean"]),
-    ):
-        found = row(f"{method}, {which}", -clean[key], seconds, clean[key] < 0.5)
+    seconds_of = {"last": "seconds", "mean": "seconds_mean"}
+    epochs_of = {"last": "last epoch", "mean": "mean of epochs"}
+    for key, which in epochs_of.items():
+        found = row(f"{method}, {which}", -clean[key], clean[seconds_of[key]], clean[key] < 0.5)
         false, share = listed(clean[key], ~wrong)
         yield found | {"listed_falsely": false, "listed": share}
 
-    probabilities = np.empty((len(wrong), folds[0]["probabilities"].shape[1]))
-    for fold in folds:
-        probabilities[fold["held_out"]] = fold["probabilities"]
-    trained = np.sum([fold["seconds"] for fold in folds], 0)
-    for score in SCORES:
+    for key, which in epochs_of.items():
+        probabilities = np.empty((len(wrong), folds[0][key].shape[1]))
+        for fold in folds:
+            probabilities[fold["held_out"]] = fold[key]
+        trained = np.sum([fold[seconds_of[key]] for fold in folds], 0)
+        for score in SCORES:
+            start = now()
+            quality = get_label_quality_scores(given, probabilities, method=score)
+            yield row(f"cleanlab, {score}, {which}", -quality, trained + now() - start)
         start = now()
-        quality = get_label_quality_scores(given, probabilities, method=score)
-        yield row(f"cleanlab, {score}", -quality, trained + now() - start)
-    start = now()
-    issues = find_label_issues(
-        given, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1
-    )
-    seconds, suspicion = trained + now() - start, by_rank(issues, len(wrong))
-    yield row("cleanlab, find_label_issues", suspicion, seconds, suspicion > 0)
+        issues = find_label_issues(
+            given, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1
+        )
+        seconds, suspicion = trained + now() - start, by_rank(issues, len(wrong))
+        yield row(f"cleanlab, find_label_issues, {which}", suspicion, seconds, suspicion > 0)
 
 
 def by_rank(issues: NDArray[np.intp], n: int) -> NDArray[np.float64]:

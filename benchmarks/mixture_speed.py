@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5, help="default: %(default)s")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write mixture_speed.json, .png")
     args = parser.parse_args()
-    origin = provenance()  # now: the checkout may change while this runs
+    origin = provenance()
     rng = np.random.default_rng(0)
 
     header = (

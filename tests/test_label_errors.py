@@ -69,7 +69,7 @@ def test_finds_wrong_labels(run, label_errors, monkeypatch, capsys):
     assert "no numbers yet, resup.npz missing" in capsys.readouterr().out
     result = run("--only", "resup")
     rows = {row["method"]: row for row in result["results"]}
-    assert len(rows) == 6
+    assert len(rows) == 10
     assert result["samples"] == 200
     assert result["versions"]["cleanlab"]
     for name, row in rows.items():
@@ -128,22 +128,24 @@ def test_predictions_stand_at_their_own_rows(label_errors, rng):
     given[wrong] = (true[wrong] + 1) % 3
     probabilities = np.where(np.eye(3)[true], 0.9, 0.05)
     order = rng.permutation(n)
+    seconds = {"seconds": np.array([2.0, 1.0]), "seconds_mean": np.array([3.0, 2.0])}
     folds = [
-        {"held_out": rows, "probabilities": probabilities[rows], "seconds": np.array([2.0, 1.0])}
+        {"held_out": rows, "last": probabilities[rows], "mean": probabilities[rows] / 2 + 1 / 6}
+        | seconds
         for rows in np.split(order, 5)
     ]
-    clean = {"last": 1.0 - wrong, "mean": np.linspace(0, 1, n)}
-    clean |= {"seconds": np.array([1.0, 1.0]), "seconds_mean": np.array([3.0, 2.0])}
+    clean = {"last": 1.0 - wrong, "mean": np.linspace(0, 1, n)} | seconds
     rows = {row["method"]: row for row in label_errors.evaluate(wrong, clean, folds, given)}
     assert {name: row["auroc"] for name, row in rows.items()} == dict.fromkeys(rows, 1.0)
     assert rows["resup, last epoch"]["named"] == 60
     assert rows["resup, mean of epochs"]["precision"] == pytest.approx(60 / 150)
     assert rows["resup, last epoch"]["listed_falsely"] == [0, 0, 0]
     assert rows["resup, mean of epochs"]["listed_falsely"] == pytest.approx([0, 0, 20 / 80])
-    assert rows["cleanlab, find_label_issues"]["precision"] == 1
-    assert rows["cleanlab, find_label_issues"]["recall"] == 1
-    assert rows["cleanlab, self_confidence"]["seconds"] == pytest.approx(10, abs=1)
-    assert "precision" not in rows["cleanlab, self_confidence"]
+    assert rows["cleanlab, find_label_issues, last epoch"]["precision"] == 1
+    assert rows["cleanlab, find_label_issues, mean of epochs"]["recall"] == 1
+    assert rows["cleanlab, self_confidence, last epoch"]["seconds"] == pytest.approx(10, abs=1)
+    assert rows["cleanlab, self_confidence, mean of epochs"]["seconds"] == pytest.approx(15, abs=1)
+    assert "precision" not in rows["cleanlab, self_confidence, last epoch"]
 
 
 def test_rank_of_named_labels(label_errors):

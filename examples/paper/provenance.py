@@ -21,7 +21,7 @@ def provenance() -> dict[str, object]:
         command = command.relative_to(ROOT)
     return {
         "command": " ".join(["python", command.as_posix(), *sys.argv[1:]]),
-        "commit": commit(),
+        "commit": COMMIT,
         "versions": {"python": platform.python_version()}
         | {package: metadata.version(package) for package in PACKAGES},
         "hardware": {
@@ -34,8 +34,8 @@ def provenance() -> dict[str, object]:
     }
 
 
-def commit() -> str:
-    """Commit, and whether any file but the results differs from it."""
+def find_commit() -> str:
+    """Name the commit, and whether any file but the results differs from it."""
     git = ("git", "-C", str(ROOT))
     try:
         head = subprocess.check_output([*git, "rev-parse", "--short=12", "HEAD"], text=True).strip()
@@ -45,6 +45,9 @@ def commit() -> str:
     except (OSError, subprocess.CalledProcessError):  # a copy without history
         return os.environ.get("RESUP_COMMIT", "unknown")
     return head + (" with changes" if changed.strip() else "")
+
+
+COMMIT = find_commit()  # now: the checkout may change while a program runs
 
 
 def processor() -> str:
