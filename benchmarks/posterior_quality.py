@@ -254,6 +254,8 @@ def main() -> None:
             for name, method in chosen.items()
             if any(word.lower() in name.lower() for word in args.methods)
         }
+        if not chosen:
+            parser.error(f"--methods: no name holds any of {', '.join(args.methods)}")
     excess = {name: {} for name in chosen}  # method -> run -> a value an epoch
     rates = {name: {} for name in chosen}
     weights = {name: {} for name in chosen}

@@ -11,8 +11,12 @@ that was broken off goes on, and ``--jobs`` run side by side. Runs that tell mos
 columns of the first rows, then more rows, then more seeds. ``--network resnet18-cifar`` gives
 ``--table human`` at full size the backbone of its field.
 
-Figures go to ``--out``, but 3 and 4, which show faces that may not be passed on, to ``--runs``. 3,
-4 and 7 are drawn from files that the run of the first seed has left in ``--runs``.
+Figures go to ``--out``, but 3 and 4, which show faces that may not be passed on, and those of some
+rows or columns only, to ``--runs``. 3, 4 and 7 are drawn from files that the run of the first seed
+has left in ``--runs``.
+
+At full size the paper's networks for faces start from MS-Celeb-1M and ImageNet; here they start at
+random unless ``--weights`` are given.
 """
 
 from __future__ import annotations
@@ -57,7 +61,9 @@ class Results:
 
     def read(self, dataset: str) -> list[dict]:
         path = self.path(dataset)
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        with self.lock:
+            lines = path.read_text().splitlines() if path.exists() else []
+        return list(map(json.loads, lines))
 
     def find(self, column: Column, method: str) -> list[dict]:
         """Records of a cell, one a seed."""
@@ -260,10 +266,14 @@ def main() -> None:
     parser.add_argument("--jobs", type=positive, default=1, help="runs side by side")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="checkpoints and logs")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--out", type=Path, default=PICTURES, help="for figures")
+    parser.add_argument("--out", type=Path, help="for figures; those of the docs by default")
     parser.add_argument("--print", action="store_true", help="run nothing")
     args = parser.parse_args()
     table = TABLES[args.table] if args.table else FIGURES[args.figure]
+    if args.network and any(column.network for column in table.columns):
+        parser.error("--network is not for a table whose columns have networks of their own")
+    other = args.methods or args.columns or args.network or args.weights
+    args.out = args.out or (args.runs if other else PICTURES)
     table = table.only(args.methods, args.columns).starting(args.network, args.weights)
     if args.figure == "7" and (args.epochs or max(SNAPSHOTS)) < max(SNAPSHOTS):
         parser.error(f"--epochs must be at least {max(SNAPSHOTS)} for figure 7, got {args.epochs}")

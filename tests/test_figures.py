@@ -215,7 +215,7 @@ def test_a_run_whose_files_are_gone_is_made_again(tmp_path, monkeypatch):
 
     monkeypatch.setattr(reproduce.subprocess, "Popen", Run)
     runs = {"runs": tmp_path / "runs", "data": tmp_path, "compile": False}
-    args = Namespace(figure="7", seeds=[0], size="cpu", epochs=None, jobs=1, **runs)
+    args = Namespace(figure="7", seeds=[0], size="cpu", epochs=None, samples=None, jobs=1, **runs)
     results = reproduce.Results(tmp_path / "results", "cpu")
     for _ in range(2):
         assert reproduce.run_all(args, table, results)

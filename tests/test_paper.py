@@ -341,14 +341,14 @@ def test_a_run_goes_on_where_it_was_broken_off(cifar, tmp_path):
 
 
 def broken_off(arguments, stop_at):
-    """Run `cifar10.py` up to an interrupt after an epoch."""
+    """Run `cifar10.py` up to an interrupt before the test of an epoch."""
     import cifar10
 
     class Stop(run.Test):
         def on_epoch_end(self, trainer, record):
-            super().on_epoch_end(trainer, record)
             if trainer.epoch == stop_at:
                 raise KeyboardInterrupt
+            super().on_epoch_end(trainer, record)
 
     patch = pytest.MonkeyPatch()
     with patch.context() as context:
@@ -476,7 +476,9 @@ def test_published_numbers_are_of_their_own_networks():
 
 
 def test_a_folder_holds_the_labels_of_one_run(tmp_path):
+    run.begin(tmp_path, {"labels": 2})  # which then has failed before its first epoch
     run.begin(tmp_path, {"labels": 1})
+    (tmp_path / "epochs.jsonl").touch()
     run.begin(tmp_path, {"labels": 1})
     with pytest.raises(SystemExit, match="holds another run, whose labels is 1 in place of 2"):
         run.begin(tmp_path, {"labels": 2})

@@ -354,6 +354,8 @@ def _rows(
 
 def _integers(values: Any, path: Path) -> np.ndarray:
     try:
+        if np.asarray(values).dtype.kind == "f":
+            raise ValueError("got fractions")
         return np.array(values, np.int64)
     except ValueError as error:
         raise ValueError(f"{path}: expected whole numbers ({error})") from error

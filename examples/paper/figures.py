@@ -140,6 +140,8 @@ def against(
     for method, points in scores.items():
         colour = colours(scores)[method]
         done = {settings.index(s): seeds for s, seeds in sorted(points.items()) if seeds}
+        if not done:
+            continue
         ax.plot(list(done), [np.mean(seeds) for seeds in done.values()], color=colour, label=method)
         for x, seeds in done.items():
             ax.plot([x] * len(seeds), seeds, "o", color=colour, ms=5, alpha=0.7)

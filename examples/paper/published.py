@@ -70,7 +70,7 @@ class Table:
         kept = [i for i, name in enumerate(names) if columns is None or name in columns]
         return replace(
             self,
-            rows=self.rows if rows is None else tuple(rows),
+            rows=self.rows if rows is None else tuple(dict.fromkeys(rows)),
             columns=tuple(self.columns[i] for i in kept),
             paper={name: tuple(row[i] for i in kept) for name, row in self.paper.items()},
         )

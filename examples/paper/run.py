@@ -103,6 +103,11 @@ class Test(Callback):
     def __init__(self, batches: DeviceBatches, protocol: Protocol) -> None:
         self.batches, self.protocol = batches, protocol
 
+    def on_fit_start(self, trainer: CoTrainer) -> None:
+        """Test now where the run was broken off before the test of its last epoch."""
+        if trainer.history and "test_accuracy_a" not in trainer.history[-1]:
+            self.on_epoch_end(trainer, trainer.history[-1])
+
     def on_epoch_end(self, trainer: CoTrainer, record: dict[str, Any]) -> None:
         left = self.protocol.epochs - trainer.epoch
         if trainer.epoch % self.protocol.test_every == 0 or left < self.protocol.last:
@@ -116,8 +121,13 @@ class Snapshots(Callback):
     def __init__(self, batches: DeviceBatches, folder: Path, epochs: tuple[int, ...]) -> None:
         self.batches, self.folder, self.epochs = batches, folder, epochs
 
+    def on_fit_start(self, trainer: CoTrainer) -> None:
+        """Write now what a run that was broken off has not written."""
+        if not (self.folder / f"epoch{trainer.epoch}.npz").exists():
+            self.on_epoch_end(trainer, {})
+
     @torch.no_grad()
-    def on_epoch_end(self, trainer: CoTrainer, record: dict[str, Any]) -> None:
+    def on_epoch_end(self, trainer: CoTrainer, record: Mapping[str, Any]) -> None:
         if trainer.epoch not in self.epochs:
             return
         network, columns = trainer.models[0].eval(), []
@@ -186,7 +196,8 @@ def begin(folder: Path, settings: dict[str, Any]) -> None:
     """Write down what is run in a folder, which must not hold another run."""
     path = folder / "settings.json"
     folder.mkdir(parents=True, exist_ok=True)
-    if path.exists():
+    begun = [folder / name for name in ("checkpoint.pt", "epochs.jsonl", "result.json")]
+    if path.exists() and any(file.exists() for file in begun):
         there = json.loads(path.read_text())
         if other := [key for key in settings if there.get(key) != settings[key]]:
             raise SystemExit(
@@ -200,9 +211,12 @@ def begin(folder: Path, settings: dict[str, Any]) -> None:
 def whole(path: Path) -> Iterator[IO[bytes]]:
     """Open a file that is written whole or not at all."""
     unfinished = path.with_name(f"{path.name}.tmp")
-    with unfinished.open("wb") as file:
-        yield file
-    unfinished.replace(path)
+    try:
+        with unfinished.open("wb") as file:
+            yield file
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
@@ -258,6 +272,7 @@ def run(
     }
     begin(args.out, settings)
     checkpoint, result = args.out / "checkpoint.pt", args.out / "result.json"
+    epochs = args.out / "epochs.jsonl"
     if result.exists():
         record: dict[str, Any] = json.loads(result.read_text())
         print(f"done already, score {record['score']:.2f} %: {result}")
@@ -294,19 +309,22 @@ def run(
         callbacks=[
             Test(test, protocol),
             Snapshots(ordered, args.out, SNAPSHOTS),
-            JSONLinesLogger(args.out / "epochs.jsonl"),
+            JSONLinesLogger(epochs),
         ],
     )
     torch.backends.cudnn.benchmark = True
     if args.compile:
         for part in (*trainer.models, trainer.weigher):
             part.compile()
-    seconds, epochs = -start, args.out / "epochs.jsonl"
     if checkpoint.exists():
         print(f"goes on from {checkpoint}")
-        lines = epochs.read_text().splitlines() if epochs.exists() else []
-        seconds += sum(json.loads(line)["seconds"] for line in lines)
+    else:
+        epochs.unlink(missing_ok=True)
+    loaded = perf_counter()
     trainer.fit(train, protocol.epochs, checkpoint=checkpoint, resume=checkpoint)
+    trained = perf_counter()
+    lines = epochs.read_text().splitlines() if epochs.exists() else []  # of earlier parts too
+    seconds = loaded - start + sum(json.loads(line)["seconds"] for line in lines)
 
     accuracies = [100 * r["test_accuracy_a"] for r in trainer.history if "test_accuracy_a" in r]
     record = {
@@ -324,7 +342,7 @@ def run(
             for r in trainer.history
             if "noise_rate_a" in r
         ],
-        "seconds": round(perf_counter() + seconds, 1),
+        "seconds": round(seconds + perf_counter() - trained, 1),
         **provenance(),
     }
     write_json(result, record)
