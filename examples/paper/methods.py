@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resup import BetaMixture, CoTrainer, SymmetricKLLoss
+from resup import BetaMixture, CoTrainer, DecoyMixture, SymmetricKLLoss
 from resup.losses import symmetric_kl_loss
 
 
@@ -91,7 +91,7 @@ RESUP: dict[str, dict[str, Any]] = {
     # of Figure 5
     "jocowe": {"exchange": "mean", "consistency": SymmetricKLLoss, "consistency_scale": 0.1},
 }
-METHODS = ("plain", *RESUP, "jocor", "co-teaching")
+METHODS = ("plain", *RESUP, "resup-told", "jocor", "co-teaching")
 
 
 def make(
@@ -116,9 +116,11 @@ def make(
     if method in ("jocor", "co-teaching"):
         kind = JoCoR if method == "jocor" else CoTeaching
         return kind(networks, optimizer, scheduler, forget=noise_rate, **settings)
-    if method not in RESUP:
+    if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    own = dict(RESUP[method])
+    if method == "resup-told":
+        settings |= {"mixture": DecoyMixture(noise_rate=noise_rate)}
+    own = dict(RESUP.get(method, {}))
     scale = own.pop("consistency_scale", 1)
     for name in ("mixture", "consistency"):
         if name in own:

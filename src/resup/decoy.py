@@ -49,6 +49,8 @@ class DecoyMixture(SimilarityMixture):
 
     Parameters
     ----------
+    noise_rate : float, optional
+        Share of wrong labels, where it is known: the fit then finds this one.
     clip : float, default=2**-20
         Similarities are moved into [clip, 1 - clip] first.
     max_iter : int, default=200
@@ -111,11 +113,13 @@ class DecoyMixture(SimilarityMixture):
     def __init__(
         self,
         *,
+        noise_rate: float | None = None,
         clip: float = SMALLEST,
         max_iter: int = 200,
         tol: float = 3e-4,
         random_state: Any = None,
     ) -> None:
+        self.noise_rate = noise_rate
         self.clip = clip
         self.max_iter = max_iter
         self.tol = tol
@@ -187,13 +191,15 @@ class DecoyMixture(SimilarityMixture):
         x_decoy, w_decoy = weighted_values(decoys, decoy_weight, "decoys", "decoy_weight")
         samples = _Values.of(x, w, self.clip)
         others = _Values.of(x_decoy, w_decoy, self.clip)
+        if (told := self.noise_rate) is not None:
+            seen_rate = least_rate = told
         if seen_rate is None and hit_rate * w_decoy.sum() >= ENOUGH:
             seen_rate = _tail_rate(samples, others, hit_rate)
         if seen_rate is not None:
             seen_rate = min(seen_rate, 1 / (1 + hit_rate))
         ratio, rate = _contrast(samples, others, hit_rate, seen_rate)
         beside = others.scaled(DECOY_WEIGHT if seen_rate is None else 0.0)
-        known = None if seen_rate is None else max(seen_rate, rate)
+        known = seen_rate if told is not None or seen_rate is None else max(seen_rate, rate)
         mixture, self.n_iter_ = _em(samples, beside, hit_rate, known, self.max_iter, self.tol)
 
         odds, found, agreement, swapped = ALWAYS_RIGHT, 0.0, 0.0, False
@@ -206,7 +212,7 @@ class DecoyMixture(SimilarityMixture):
             found = samples.w @ expit(-odds(samples.x))
             all_wrong = rate * (1 + hit_rate) > 0.999 or found > 0.99
             swapped = bool(all_wrong and others.w @ others.x > samples.w @ samples.x)
-            if found < least_rate:
+            if told is not None or found < least_rate:
                 found, odds = least_rate, held_to_rate(odds, samples.x, samples.w, least_rate)
         self.agreement_, self.decoy_rate_ = float(agreement), rate
         self.degenerate_ = self.agreement_ < 0.5 or swapped
@@ -229,6 +235,8 @@ class DecoyMixture(SimilarityMixture):
         return self
 
     def _check_parameters(self) -> None:
+        if self.noise_rate is not None:
+            check_number("noise_rate", self.noise_rate, 0, 1)
         check_number("max_iter", self.max_iter, 1, whole=True)
         check_number("tol", self.tol, 0)
         self._check_clip()

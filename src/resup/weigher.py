@@ -254,7 +254,8 @@ class SampleWeigher(StateModule):
         if self.decoys is not None:
             if not again:
                 self.memory.find(network, rate)
-            most, waiting = self.memory.most(network), bool(self.memory.waiting)
+            most = max(self.memory.most(network), self.mixture.noise_rate or 0.0)
+            waiting = bool(self.memory.waiting)
             unfair = max(rate, most) > MAJORITY or bool(self.memory.given_up[network].all())
             self.balance.on[network] = unfair = unfair and not waiting
             self.balanced |= unfair
