@@ -42,6 +42,18 @@ def test_what_a_fit_tells():
     assert mixture.sample(5)[0].shape == (5, 1)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("rate", [0, 0.05, 0.3, 0.7, 1])
+@pytest.mark.parametrize("hints", [{}, {"hit_rate": 1 / 9, "seen_rate": 0.5, "least_rate": 0.6}])
+def test_a_noise_rate_that_is_known_is_found(rate, hints):
+    s, decoys, right = drawn()
+    mixture = DecoyMixture(noise_rate=rate).fit(s, decoys, **hints)
+    assert mixture.noise_rate_ == rate
+    wrong = mixture.predict_proba(s)[:, 0]
+    assert wrong.mean() == pytest.approx(rate, abs=1e-4)  # s is fitted in bins
+    assert wrong[right].mean() <= wrong[~right].mean()
+
+
 def test_posterior_is_equation_5_in_closed_form():
     s, decoys, _ = drawn()
     mixture = DecoyMixture().fit(s, decoys)
@@ -114,6 +126,7 @@ def test_clone_pickle_and_repr():
     s, decoys, _ = drawn(n=300)
     mixture = DecoyMixture(tol=1e-2).fit(s, decoys)
     assert mixture.get_params() == {
+        "noise_rate": None,
         "clip": 2**-20,
         "max_iter": 200,
         "tol": 1e-2,

@@ -148,7 +148,14 @@ def test_what_is_no_estimator_is_refused_at_once(mixture):
 
 
 @pytest.mark.parametrize(
-    "mixture", [BetaMixture(prior=-1), BetaMixture(n_components="2"), DecoyMixture(clip=7)], ids=str
+    "mixture",
+    [
+        BetaMixture(prior=-1),
+        BetaMixture(n_components="2"),
+        DecoyMixture(clip=7),
+        DecoyMixture(noise_rate=1.5),
+    ],
+    ids=str,
 )
 def test_parameters_out_of_range_are_refused_at_once(mixture):
     with pytest.raises(ValueError, match=r"must .* got"):
@@ -184,6 +191,17 @@ def test_a_noise_rate_found_three_times_is_held():
     other.load_state_dict(copy.deepcopy(weigher.state_dict()))
     assert torch.equal(other.memory.found_held, weigher.memory.found_held)
     assert torch.equal(other(logits, targets, record=False), weigher(logits, targets, record=False))
+
+
+@pytest.mark.parametrize("rate", [0.25, 0.7])
+def test_a_noise_rate_that_is_known_is_that_of_the_weights(rate):
+    """From the first fit on, though it is over one half, and whatever is memorised."""
+    weigher = SampleWeigher(DecoyMixture(noise_rate=rate))
+    for epoch, memorised in enumerate((0, 0.6)):
+        logits, targets = show(weigher, memorised, seed=epoch)
+        assert weigher.noise_rates_ == [rate, rate]
+        weights = weigher(logits, targets, record=False)
+        assert (1 - weights).mean(1).tolist() == pytest.approx([rate, rate], abs=0.03)
 
 
 def test_a_noise_rate_found_twice_is_not_held():
