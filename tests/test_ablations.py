@@ -91,7 +91,7 @@ similarity, loss = cosine_label_similarity, scaled_loss_signal
 # As docs/paper_to_code.md has it: the signal, what makes the posteriors of A and B the weights on
 # the losses of A and B, and the term that is added.
 ABLATIONS = {
-    "warmup_epochs=math.inf, consistency_weight=0": (None, None, None),
+    "warmup_epochs=math.inf": (None, None, None),
     'signal="loss", exchange="own", consistency_weight=0': (loss, own, None),
     'exchange="own", consistency_weight=0': (similarity, own, None),
     'signal="loss", consistency_weight=0': (loss, swapped, None),

@@ -141,7 +141,7 @@ def test_an_error_after_sigterm_is_raised(tmp_path, monkeypatch):
     def full(*_):
         raise RuntimeError("failed writing file")
 
-    monkeypatch.setattr("resup.trainer.save_checkpoint", full)
+    monkeypatch.setattr("resup.saved.save_checkpoint", full)
     with pytest.raises(RuntimeError, match="failed writing file"):
         trainer(callbacks=[Stop()]).fit(DataLoader(data(), 40), 2, checkpoint=tmp_path / "c.pt")
 
