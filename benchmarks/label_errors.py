@@ -61,6 +61,7 @@ CLASSES, FOLDS = 10, 5
 LABELS = ["worst", "aggre", "random1"]
 SEEDS = [0, 1, 2]
 SCORES = "self_confidence", "normalized_margin", "confidence_weighted_entropy"
+OVER = ("last", "last epoch", "seconds"), ("mean", "mean of epochs", "seconds_mean")
 Arrays = dict[str, Any]
 
 
@@ -224,18 +225,16 @@ def evaluate(
             found["recall"] = float(recall_score(wrong, named))
         return found
 
-    seconds_of = {"last": "seconds", "mean": "seconds_mean"}
-    epochs_of = {"last": "last epoch", "mean": "mean of epochs"}
-    for key, which in epochs_of.items():
-        found = row(f"{method}, {which}", -clean[key], clean[seconds_of[key]], clean[key] < 0.5)
+    for key, which, took in OVER:
+        found = row(f"{method}, {which}", -clean[key], clean[took], clean[key] < 0.5)
         false, share = listed(clean[key], ~wrong)
         yield found | {"listed_falsely": false, "listed": share}
 
-    for key, which in epochs_of.items():
+    for key, which, took in OVER:
         probabilities = np.empty((len(wrong), folds[0][key].shape[1]))
         for fold in folds:
             probabilities[fold["held_out"]] = fold[key]
-        trained = np.sum([fold[seconds_of[key]] for fold in folds], 0)
+        trained = np.sum([fold[took] for fold in folds], 0)
         for score in SCORES:
             start = now()
             quality = get_label_quality_scores(given, probabilities, method=score)

@@ -476,12 +476,12 @@ def test_published_numbers_are_of_their_own_networks():
 
 
 def test_a_folder_holds_the_labels_of_one_run(tmp_path):
-    run.begin(tmp_path, {"labels": 2})  # which then has failed before its first epoch
-    run.begin(tmp_path, {"labels": 1})
-    (tmp_path / "epochs.jsonl").touch()
-    run.begin(tmp_path, {"labels": 1})
+    path = tmp_path / "settings.json"
+    run.check_folder(path, {"labels": 1})
+    run.write_json(path, {"labels": 1})
+    run.check_folder(path, {"labels": 1})
     with pytest.raises(SystemExit, match="holds another run, whose labels is 1 in place of 2"):
-        run.begin(tmp_path, {"labels": 2})
+        run.check_folder(path, {"labels": 2})
 
 
 def test_published_tables_fit():

@@ -192,19 +192,15 @@ def check_noise(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         args.noise = "clean"
 
 
-def begin(folder: Path, settings: dict[str, Any]) -> None:
-    """Write down what is run in a folder, which must not hold another run."""
-    path = folder / "settings.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    begun = [folder / name for name in ("checkpoint.pt", "epochs.jsonl", "result.json")]
-    if path.exists() and any(file.exists() for file in begun):
+def check_folder(path: Path, settings: dict[str, Any]) -> None:
+    """Raise if the folder of this file of settings holds another run."""
+    if path.exists():
         there = json.loads(path.read_text())
         if other := [key for key in settings if there.get(key) != settings[key]]:
             raise SystemExit(
-                f"{folder} holds another run, whose {other[0]} is {there.get(other[0])!r} in place "
-                f"of {settings[other[0]]!r}: give another --out"
+                f"{path.parent} holds another run, whose {other[0]} is {there.get(other[0])!r} in "
+                f"place of {settings[other[0]]!r}: give another --out"
             )
-    write_json(path, settings)
 
 
 @contextmanager
@@ -270,7 +266,7 @@ def run(
         },
         "dtype": args.dtype,
     }
-    begin(args.out, settings)
+    check_folder(args.out / "settings.json", settings)
     checkpoint, result = args.out / "checkpoint.pt", args.out / "result.json"
     epochs = args.out / "epochs.jsonl"
     if result.exists():
@@ -316,6 +312,8 @@ def run(
     if args.compile:
         for part in (*trainer.models, trainer.weigher):
             part.compile()
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_json(args.out / "settings.json", settings)  # now: a start that fails claims no folder
     if checkpoint.exists():
         print(f"goes on from {checkpoint}")
     else:
