@@ -122,7 +122,7 @@ def test_each_ablation_is_one_call(code):
     x, y = data(600).tensors
     given = torch.where(torch.rand(600) < 0.3, (y + 1) % 3, y)
     t = trainer(**eval(f"dict({code})", NAMES))
-    t.weigher.negligible_noise = 0.0
+    t.weigher.negligible_noise, t.weigher.sharpness = 0.0, 1.0
     t.fit(DataLoader(TensorDataset(x, given), 30, shuffle=True), 3)
     assert len(t.history) == 3
     assert all(math.isfinite(value) for record in t.history for value in record.values())

@@ -171,13 +171,14 @@ def show(weigher, memorised, n=4000, c=5, seed=0):
     shown = torch.where(wrong & ~known, (targets + 1) % c, targets)
     logits = torch.randn(2, n, c, generator=generator)
     logits[:, torch.arange(n), shown] += 4
-    weigher(logits, targets)
+    for batch in torch.arange(n).chunk(c - 1):  # as many as there are other labels for decoys
+        weigher(logits[:, batch], targets[batch])
     weigher.refit()
     return logits, targets
 
 
 def test_a_noise_rate_found_three_times_is_held():
-    weigher = SampleWeigher(DecoyMixture())
+    weigher = SampleWeigher(DecoyMixture(), sharpness=1)
     for epoch in range(3):
         show(weigher, 0, seed=epoch)
     assert weigher.noise_rates_ == pytest.approx([0.4, 0.4], abs=0.05)
@@ -187,10 +188,27 @@ def test_a_noise_rate_found_three_times_is_held():
     weights = weigher(logits, targets, record=False)
     assert (1 - weights).mean(1).tolist() == pytest.approx(weigher.noise_rates_, abs=0.01)
     torch.testing.assert_close(weights, weigher.judge(logits, targets))
-    other = SampleWeigher(DecoyMixture())
+    other = SampleWeigher(DecoyMixture(), sharpness=1)
     other.load_state_dict(copy.deepcopy(weigher.state_dict()))
     assert torch.equal(other.memory.found_held, weigher.memory.found_held)
     assert torch.equal(other(logits, targets, record=False), weigher(logits, targets, record=False))
+
+
+def test_weights_are_sharper_where_decoys_account_for_the_noise():
+    plain, sharp = SampleWeigher(sharpness=1), SampleWeigher(sharpness=3)
+    for epoch, memorised in enumerate((0, 0, 0.6)):
+        (logits, targets), _ = (show(weigher, memorised, seed=epoch) for weigher in (plain, sharp))
+        agreement = torch.tensor([[mixture.agreement_] for mixture in sharp.mixtures_])
+        assert (agreement < 0.5).all() if memorised else (agreement > 0.6).all()
+        factor = 1 + 2 * agreement if epoch else 1  # the first fit is not sure enough
+        expected = factor * plain(logits, targets, record=False).double().logit(1e-9)
+        weights = sharp(logits, targets, record=False)
+        torch.testing.assert_close(weights.double(), expected.sigmoid(), rtol=0, atol=1e-4)
+        other = SampleWeigher(sharpness=3)
+        other.load_state_dict(copy.deepcopy(sharp.state_dict()))
+        assert torch.equal(other(logits, targets, record=False), weights)
+    with pytest.raises(ValueError, match="sharpness must be a finite number of at least 1, got 0.5"):
+        SampleWeigher(sharpness=0.5)
 
 
 @pytest.mark.parametrize("rate", [0.25, 0.7])
@@ -298,8 +316,8 @@ def test_classes_do_not_change_within_an_epoch():
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int32])
 def test_labels_of_any_integer_dtype(dtype):
-    weigher, expected = SampleWeigher(), SampleWeigher()
-    logits, targets = show(expected, memorised=0)
+    expected, logits, targets = fitted_weigher()
+    weigher = SampleWeigher()
     weigher(logits, targets.to(dtype))
     weigher.refit()
     torch.testing.assert_close(

@@ -57,6 +57,10 @@ class LogOdds:
             high = float(np.clip(self.a / (self.a + self.b), low, high))
         return LogOdds(self.a, self.b, self.c, low, high)
 
+    def scaled(self, factor: float) -> LogOdds:
+        """Multiply the log-odds by a factor of at least 0."""
+        return replace(self, a=factor * self.a, b=factor * self.b, c=factor * self.c)
+
     def not_below(self, probability: float) -> LogOdds:
         """Cut to the range where it does not say less than this; made for odds that rise."""
         least = float(logit(min(probability, 1 - 1e-12)))

@@ -104,6 +104,10 @@ class NoiseMemory(StateModule):
         """Whether the networks have agreed enough for what they show to be remembered."""
         return self.disputed.item() <= DISPUTED
 
+    def is_new(self, network: int) -> bool:
+        """Whether fewer than two epochs in a row are remembered."""
+        return math.isnan(self.seen[network, 0].item())
+
     def look(self, epoch: DecoyAccumulator) -> None:
         """Take in what an epoch has shown, summed over all processes."""
         if not self.believes:
@@ -129,7 +133,7 @@ class NoiseMemory(StateModule):
     def hints(self, network: int) -> dict[str, float]:
         """Tell `DecoyMixture.fit` what it cannot see in similarities and decoys."""
         before, last = self.seen[network].tolist()
-        if math.isnan(before):
+        if self.is_new(network):
             seen = max(0.0, last - FIRST_SURPLUS)  # 0 if that is NaN too
             errors = max(0.0, self.contradicted[network].item() - seen) / (1 - seen)
         else:

@@ -107,7 +107,7 @@ class CoTrainer(SavedPair):
         Epochs done.
     history : list of dict
         One record an epoch, of plain numbers: ``epoch``, ``loss``, ``cross_entropy``,
-        ``consistency``, ``weight_a``, ``weight_b`` (mean posterior that each network weighs with),
+        ``consistency``, ``weight_a``, ``weight_b`` (mean weight that each network gives),
         ``noise_rate_a``, ``noise_rate_b`` (of the mixtures fitted after the epoch), ``lr``, and
         with a `val_loader` ``val_accuracy_a``, ``val_accuracy_b``. ``consistency`` is there from
         the first weighed epoch on, the noise rates once there are mixtures.
@@ -212,6 +212,8 @@ class CoTrainer(SavedPair):
         self.progress = progress
 
         self.weigher = SampleWeigher(mixture, signal=signal).to(self.device)
+        if weight_threshold is not None:
+            self.weigher.sharpness = 1.0  # the threshold is on the posterior
         self.cross_weighted = CrossWeightedLoss()
         self.epoch = 0
         self.history = []

@@ -45,12 +45,13 @@ class SampleWeigher(StateModule):
         `DecoyMixture`, `BetaMixture` or any object with `fit` and `predict_proba`, such as
         ``sklearn.mixture.GaussianMixture(2)``: see :class:`resup.posterior.AnyMixture`. Cloned and
         fitted for each network. For a `DecoyMixture` the step gathers decoys and how often the
-        surest predictions contradict their labels, and noise rates are remembered from epoch to
-        epoch (:class:`resup.memory.NoiseMemory`). To hold a rate, all odds are shifted alike.
-        While a network finds that most labels are wrong, or for two epochs hardly ever predicts a
-        class that is common among them, its weights are scaled so that the labels of each class
-        weigh the same on average (:class:`resup.balance.ClassBalance`); a CUDA graph is captured
-        after a first step, and anew when a `refit` has changed `balanced`.
+        surest predictions contradict their labels, noise rates are remembered from epoch to epoch
+        (:class:`resup.memory.NoiseMemory`), and weights are sharpened (`sharpness`). To hold a
+        rate, all odds are shifted alike. While a network finds that most labels are wrong, or for
+        two epochs hardly ever predicts a class that is common among them, its weights are scaled
+        so that the labels of each class weigh the same on average
+        (:class:`resup.balance.ClassBalance`); a CUDA graph is captured after a first step, and anew
+        when a `refit` has changed `balanced`.
     networks : int, default=2
         How many networks are weighed.
     negligible_noise : float, default=0.02
@@ -62,6 +63,12 @@ class SampleWeigher(StateModule):
         cross-entropy scaled to [0, 1] (:func:`resup.similarity.scaled_loss_signal`), or a function
         of one network's logits (N, C) and of targets (N,) that returns a Tensor (N,). Its values
         are clamped to [0, 1]; a sample with NaN is left out of the fit and keeps the weight 1.
+    sharpness : float, default=4.0
+        Training multiplies the log-odds of a `DecoyMixture` by 1 + (sharpness - 1) * `agreement_`:
+        a wrong label of weight 0.2 still teaches, and pulls harder than a right one, so weights go
+        to 0 and 1 as far as the decoys account for the noise, where the posterior is most exact.
+        Not after a network's first fit, nor while it gives up a class. With 1 every weight is the
+        posterior (Eq. 5). `judge` is not affected.
 
     Attributes
     ----------
@@ -114,13 +121,16 @@ class SampleWeigher(StateModule):
         networks: int = 2,
         negligible_noise: float = 0.02,
         signal: Signal = "similarity",
+        sharpness: float = 4.0,
     ) -> None:
         super().__init__()
         check_signal(signal)
         check_number("networks", networks, 1, whole=True)
         check_number("negligible_noise", negligible_noise, 0)
+        check_number("sharpness", sharpness, 1)
         self.signal = signal
         self.negligible_noise = negligible_noise
+        self.sharpness = sharpness
         self.mixture = DecoyMixture() if mixture is None else mixture
         self.closed_form = False
         if isinstance(self.mixture, SimilarityMixture):  # raises now rather than after an epoch
@@ -159,8 +169,8 @@ class SampleWeigher(StateModule):
         Returns
         -------
         Tensor of shape (networks, N), float32, or float64 for float64 logits
-            In [0, 1]: the probability that the label is right as each network sees it, or 1 where
-            its noise rate is negligible or the networks still learn to agree.
+            In [0, 1]: the sharpened probability that the label is right as each network sees it, or
+            1 where its noise rate is negligible or the networks still learn to agree.
         """
         check_stacked(logits, targets, len(self.fitted_counts))
         targets = targets.long()
@@ -250,22 +260,25 @@ class SampleWeigher(StateModule):
     def _load_weights(
         self, network: int, mixture: Any, histogram: SimilarityHistogram, again: bool
     ) -> None:
-        rate, most, waiting = self.noise_rates_[-1], 1.0, False
+        rate, odds, waiting = self.noise_rates_[-1], mixture, False
         if self.decoys is not None:
             if not again:
                 self.memory.find(network, rate)
             most = max(self.memory.most(network), self.mixture.noise_rate or 0.0)
             waiting = bool(self.memory.waiting)
-            unfair = max(rate, most) > MAJORITY or bool(self.memory.given_up[network].all())
-            self.balance.on[network] = unfair = unfair and not waiting
+            given_up = bool(self.memory.given_up[network].all())
+            unfair = (given_up or max(rate, most) > MAJORITY) and not waiting
+            self.balance.on[network] = unfair
             self.balanced |= unfair
+            odds = mixture.log_odds_
+            if rate > most:
+                odds = held_to_rate(odds, histogram.centres, histogram.counts, most)
+            if not (given_up or self.memory.is_new(network)):
+                odds = odds.scaled(1 + (self.sharpness - 1) * mixture.agreement_)
         if waiting or rate < self.negligible_noise:
             self.weight.reset(network)
-        elif rate > most:
-            odds = held_to_rate(mixture.log_odds_, histogram.centres, histogram.counts, most)
-            self.weight.load(odds, network)
         else:
-            self.weight.load(mixture, network)
+            self.weight.load(odds, network)
 
     def _fitted(self, network: int, histogram: SimilarityHistogram) -> Any:
         if not self.closed_form:
