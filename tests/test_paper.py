@@ -82,8 +82,11 @@ def test_weights_from_a_file(tmp_path):
     grey = networks.build("resnet18", classes=7, channels=1, weights=file)
     assert torch.equal(grey.conv1.weight, source.conv1.weight.sum(1, keepdim=True))
     torch.save({"other": torch.zeros(1)}, file)
-    with pytest.raises(ValueError, match="no tensor of the weight file"):
-        networks.build("resnet18", classes=7, weights=file)
+    deeper = tmp_path / "deeper.pt"
+    torch.save(networks.build("resnet50", classes=7).state_dict(), deeper)
+    for weights in (file, deeper):
+        with pytest.raises(ValueError, match=r"the weights are of another network: .* [0-9]+ more"):
+            networks.build("resnet18", classes=7, weights=weights)
     with pytest.raises(FileNotFoundError, match=r"missing\.pt"):
         networks.build("resnet18", classes=7, weights=tmp_path / "missing.pt")
 

@@ -172,8 +172,8 @@ def build(
 
     `weights` is ``"imagenet"`` (torchvision fetches them) or a local file, such as one trained on
     MS-Celeb-1M: a state dict, or a mapping with ``state_dict``, with torchvision's names, with or
-    without ``module.`` before them. What does not fit in shape (the head, mostly) stays random;
-    a stem for colours goes into one for grey images by the sum of its kernels over the colours.
+    without ``module.`` before them. A head or stem of another shape stays random; a stem for
+    colours goes into one for grey images by the sum of its kernels over the colours.
     """
     if name not in NETWORKS:
         raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {name!r}")
@@ -186,7 +186,10 @@ def build(
 
 
 def load_matching(network: nn.Module, state: dict[str, Tensor]) -> int:
-    """Copy the tensors whose name and shape fit; returns how many, and raises if none does."""
+    """Copy the tensors whose name and shape fit; returns how many.
+
+    Raises if a tensor has none, unless it is of the first or the last layer.
+    """
     own, fit = network.state_dict(), {}
     for key, value in state.items():
         name = key.removeprefix("module.")
@@ -195,8 +198,15 @@ def load_matching(network: nn.Module, state: dict[str, Tensor]) -> int:
             value = value.sum(1, keepdim=True) if grey else value
             if value.shape == own[name].shape:
                 fit[name] = value
-    if not fit:
-        raise ValueError("no tensor of the weight file has a name and shape of this network")
+    first, *_, last = (name.rpartition(".")[0] for name in own)
+    bare = [
+        name for name in own if name not in fit and name.rpartition(".")[0] not in (first, last)
+    ]
+    if bare:
+        raise ValueError(
+            f"the weights are of another network: {bare[0]} and {len(bare) - 1} more of its "
+            "tensors are missing or have another shape"
+        )
     network.load_state_dict(fit, strict=False)
     return len(fit)
 
