@@ -69,8 +69,8 @@ def plot_mixture(
     twin = ax.twinx()
     ax.figure.sca(current)  # the twin took its place
     grid = np.linspace(0, 1, 401)
-    twin.plot(grid, mixture.predict_proba(grid)[:, -1], color=LINE, label="weight")
-    twin.set(ylabel="weight", ylim=(0, 1.2), yticks=np.linspace(0, 1, 6))
+    twin.plot(grid, mixture.predict_proba(grid)[:, -1], color=LINE, label="posterior")
+    twin.set(ylabel="posterior", ylim=(0, 1.2), yticks=np.linspace(0, 1, 6))
     handles, labels = (
         a + b
         for a, b in zip(
