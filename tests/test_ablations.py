@@ -24,11 +24,10 @@ from resup.similarity import scaled_loss_signal
     ],
 )
 def test_weights_of_each_variant(options, expected):
-    posteriors = torch.rand(2, 50)
-    for got, wanted in zip(
-        trainer(**options).weights(posteriors), expected(posteriors), strict=True
-    ):
+    t, posteriors = trainer(**options), torch.rand(2, 50)
+    for got, wanted in zip(t.weights(posteriors), expected(posteriors), strict=True):
         torch.testing.assert_close(got, wanted)
+    assert (t.weigher.sharpness == 1) == (t.weight_threshold is not None)
 
 
 def test_similarities_from_a_pass_are_those_of_the_trained_networks():
