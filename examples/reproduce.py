@@ -6,10 +6,10 @@
     python examples/reproduce.py --figure 5 --data DATA --size cpu         # then draws it
 
 `DATA` holds ``cifar-10-batches-py``, ``CIFAR-10_human.pt`` and the folders ``ferplus``, ``rafdb``,
-``affectnet`` of what is to be run. A run that is in ``benchmarks/results`` already is skipped, one
-that was broken off goes on, and ``--jobs`` run side by side. Runs that tell most come first: all
-columns of the first rows, then more rows, then more seeds. ``--network resnet18-cifar`` gives
-``--table human`` at full size the backbone of its field.
+``affectnet``, ``expw`` of what is to be run. A run that is in ``benchmarks/results`` already is
+skipped, one that was broken off goes on, and ``--jobs`` run side by side. Runs that tell most come
+first: all columns of the first rows, then more rows, then more seeds. ``--network resnet18-cifar``
+gives ``--table human`` at full size the backbone of its field.
 
 Figures go to ``--out``, but 3 and 4, which show faces that may not be passed on, and those of some
 rows or columns only, to ``--runs``. 3, 4 and 7 are drawn from files that the run of the first seed
