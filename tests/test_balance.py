@@ -110,14 +110,11 @@ def test_networks_blind_to_a_class_keep_its_labels(wrong, blind):
         if epoch < 2:
             weigher(logits, targets)
             weigher.refit()
-        if epoch == 0:  # a class may be missed for one epoch
-            assert weigher.balanced == (wrong > 0.5)
+        # a class may be missed for one epoch
+        assert weigher.balanced == (wrong > 0.5 or (blind and epoch > 0))
     weights = weigher(logits, targets)
-    judged = weigher.judge(logits, targets)
-    share, of_judged = (w[:, targets == 0].mean() / w.mean() for w in (weights, judged))
-    assert weigher.balanced == (blind or wrong > 0.5)
+    share = weights[:, targets == 0].mean() / weights.mean()
     if blind:
         assert share > 0.4
-        assert of_judged < 0.2
     else:
         assert share == pytest.approx(1, abs=0.1)

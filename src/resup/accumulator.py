@@ -110,8 +110,8 @@ class HistogramAccumulator(StateModule):
         return SimilarityHistogram(self.counts[group])
 
 
-CONFIDENCE_BINS = 75  # of the highest probability
-CONFIDENCE_EDGES = -np.logaddexp(0, 4.75 - np.arange(1, CONFIDENCE_BINS) / 4)  # its logarithm
+CONFIDENCE_BINS = 74  # of the highest probability
+CONFIDENCE_EDGES = -np.logaddexp(0, 4.5 - np.arange(1, CONFIDENCE_BINS) / 4)  # its logarithm
 
 
 class DecoyAccumulator(StateModule):
@@ -132,15 +132,18 @@ class DecoyAccumulator(StateModule):
     ----------
     histograms : HistogramAccumulator
         Of the decoys.
-    contradictions : Tensor of shape (groups, C, 75, 2), int32
+    contradictions : Tensor of shape (groups, C, 74, 2), int32
         Samples by predicted class, by bin of the highest probability, and by whether the label
         contradicts the prediction; for :func:`resup.decoy.contradiction_rate`. C is 0 before the
         first call.
-    disputes : Tensor of shape (groups, 75, 2), int32
+    disputes : Tensor of shape (groups, 74, 2), int32
         Samples that no network scores NaN by bin of the highest probability, and by whether the
         networks predict different classes.
     labels : Tensor of shape (C,), int32
         Samples by given label, but for those that every network scores NaN.
+    probabilities : Tensor of shape (groups, C), float64
+        Summed over the samples, but for those scored NaN; for
+        :class:`resup.alignment.ClassAlignment`.
     """
 
     edges: Tensor
@@ -148,6 +151,7 @@ class DecoyAccumulator(StateModule):
     contradictions: Tensor
     disputes: Tensor
     labels: Tensor
+    probabilities: Tensor
 
     def __init__(self, groups: int = 1, signal: Signal = "similarity") -> None:
         super().__init__()
@@ -163,6 +167,7 @@ class DecoyAccumulator(StateModule):
         self.register_buffer("disputes", counts)
         self.register_buffer("contradictions", counts.new_zeros(0))
         self.register_buffer("labels", counts.new_zeros(0))
+        self.register_buffer("probabilities", self.histograms.counts.new_zeros(0))
         self._make_room(0)
 
     def _make_room(self, n_classes: int) -> None:
@@ -170,6 +175,7 @@ class DecoyAccumulator(StateModule):
         with torch.inference_mode(False):  # a first batch may come in it, a later one not
             self.contradictions = self.disputes.new_zeros(shape)
             self.labels = self.disputes.new_zeros(n_classes)
+            self.probabilities = self.histograms.counts.new_zeros(self.groups, n_classes)
 
     @torch.no_grad()
     def update(self, logits: Tensor, targets: Tensor) -> None:
@@ -205,7 +211,9 @@ class DecoyAccumulator(StateModule):
         if len(self.labels) != n_classes:
             self._make_room(n_classes)
         self.began = True
-        highest, predicted = logits.float().log_softmax(-1).max(-1)
+        log_p = logits.float().log_softmax(-1)
+        self.probabilities += log_p.exp().nan_to_num(0.0).sum(1, dtype=torch.float64)
+        highest, predicted = log_p.max(-1)
         confidence = torch.bucketize(highest, self.edges)
         cell = torch.add(confidence, predicted, alpha=CONFIDENCE_BINS)
         index = torch.add(predicted != targets, cell, alpha=2)
@@ -229,7 +237,8 @@ class DecoyAccumulator(StateModule):
 
     def counts(self) -> tuple[Tensor, ...]:
         """All that is counted, for sums over processes."""
-        return self.histograms.counts, self.contradictions, self.disputes, self.labels
+        counts = self.histograms.counts, self.contradictions, self.disputes, self.labels
+        return *counts, self.probabilities
 
     def reset(self) -> None:
         """Forget all samples; the shift goes on."""

@@ -15,6 +15,7 @@ from ._checks import check_number
 from ._module import StateModule
 from ._validation import check_stacked
 from .accumulator import DecoyAccumulator, HistogramAccumulator
+from .alignment import ClassAlignment
 from .balance import ClassBalance
 from .decoy import DecoyMixture, held_to_rate
 from .distributed import add_up
@@ -24,6 +25,8 @@ from .posterior import AnyMixture, Posterior, TablePosterior
 from .similarity import Signal, check_signal, log_signal
 
 __all__ = ["SampleWeigher"]
+
+UNSEEN = 0.3  # of the noise rate, added in training where the decoys account for none of it
 
 
 def _fit_again(weigher: SampleWeigher, _: Any) -> None:
@@ -45,13 +48,14 @@ class SampleWeigher(StateModule):
         `DecoyMixture`, `BetaMixture` or any object with `fit` and `predict_proba`, such as
         ``sklearn.mixture.GaussianMixture(2)``: see :class:`resup.posterior.AnyMixture`. Cloned and
         fitted for each network. For a `DecoyMixture` the step gathers decoys and how often the
-        surest predictions contradict their labels, noise rates are remembered from epoch to epoch
-        (:class:`resup.memory.NoiseMemory`), and weights are sharpened (`sharpness`). To hold a
-        rate, all odds are shifted alike. While a network finds that most labels are wrong, or for
-        two epochs hardly ever predicts a class that is common among them, its weights are scaled
-        so that the labels of each class weigh the same on average
-        (:class:`resup.balance.ClassBalance`); a CUDA graph is captured after a first step, and anew
-        when a `refit` has changed `balanced`.
+        surest predictions contradict their labels, predictions are aligned before they are
+        compared with labels (:class:`resup.alignment.ClassAlignment`; not for a `signal` of one's
+        own), noise rates are remembered from epoch to epoch (:class:`resup.memory.NoiseMemory`),
+        and weights are sharpened (`sharpness`). To hold a rate, all odds are shifted alike. While a
+        network finds that most labels are wrong, or for two epochs hardly ever predicts a class
+        that is common among them, its weights are scaled so that the labels of each class weigh the
+        same on average (:class:`resup.balance.ClassBalance`); a CUDA graph is captured after a
+        first step, and anew when a `refit` has changed `balanced`.
     networks : int, default=2
         How many networks are weighed.
     negligible_noise : float, default=0.02
@@ -67,8 +71,10 @@ class SampleWeigher(StateModule):
         Training multiplies the log-odds of a `DecoyMixture` by 1 + (sharpness - 1) * `agreement_`:
         a wrong label of weight 0.2 still teaches, and pulls harder than a right one, so weights go
         to 0 and 1 as far as the decoys account for the noise, where the posterior is most exact.
-        Not after a network's first fit, nor while it gives up a class. With 1 every weight is the
-        posterior (Eq. 5). `judge` is not affected.
+        Where they do not, wrong labels are plausible, and more of them than the surest predictions
+        show: the odds are then shifted to a noise rate up to 1.3 times as high, but not above one
+        half, unless it is known. Not after a network's first fit, nor while it gives up a class.
+        With 1 every weight is the posterior (Eq. 5). `judge` is not affected.
 
     Attributes
     ----------
@@ -146,6 +152,7 @@ class SampleWeigher(StateModule):
         self.decoys = DecoyAccumulator(networks, signal) if takes_decoys else None
         if self.decoys is not None:
             self.register_buffer("fitted_decoys", torch.zeros_like(self.fitted_counts))
+            self.alignment = ClassAlignment(networks)
             self.memory = NoiseMemory(networks)
             self.balance = ClassBalance(networks)
         self.balanced = False  # known to the host, so that a step may leave the balance out
@@ -175,12 +182,12 @@ class SampleWeigher(StateModule):
         check_stacked(logits, targets, len(self.fitted_counts))
         targets = targets.long()
         if self.decoys is None or not record:
-            log_s, log_1ms = log_signal(self.signal, logits, targets)
+            log_s, log_1ms = self._log_signal(logits, targets)
             if record:
                 self.seen.update(log_s, log_1ms)
         else:  # the samples and their decoys at once
             labels = torch.stack([targets, self.decoys.next_labels(targets, logits.shape[-1])])
-            both = log_signal(self.signal, logits, labels)
+            both = self._log_signal(logits, labels)
             (index, decoy_index), (known, decoy_known) = self.seen.bins(*both)
             self.seen.add(index, known)
             self.decoys.add(logits, targets, decoy_index, decoy_known)
@@ -194,7 +201,7 @@ class SampleWeigher(StateModule):
     def judge(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Probability that each label is right, (networks, N), as each network sees it."""
         check_stacked(logits, targets, len(self.fitted_counts))
-        probability: Tensor = self.posterior(*log_signal(self.signal, logits, targets.long()))
+        probability: Tensor = self.posterior(*self._log_signal(logits, targets.long()))
         return probability.nan_to_num(1.0)
 
     def refit(self) -> None:
@@ -217,6 +224,7 @@ class SampleWeigher(StateModule):
             for counts in self.decoys.counts():
                 add_up(counts)
             self.fitted_decoys.copy_(self.decoys.histograms.counts)
+            self.alignment.learn(self.decoys.probabilities)
             self.memory.look(self.decoys)
         self.reset()
         self._fit()
@@ -227,6 +235,11 @@ class SampleWeigher(StateModule):
         if self.decoys is not None:
             self.decoys.reset()
             self.balance.reset()
+
+    def _log_signal(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if self.decoys is not None and not callable(self.signal):
+            logits = self.alignment(logits)
+        return log_signal(self.signal, logits, labels)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         self._whole = all(f"{prefix}{key}" in state_dict for key in self.state_dict())
@@ -270,11 +283,15 @@ class SampleWeigher(StateModule):
             unfair = (given_up or max(rate, most) > MAJORITY) and not waiting
             self.balance.on[network] = unfair
             self.balanced |= unfair
-            odds = mixture.log_odds_
-            if rate > most:
-                odds = held_to_rate(odds, histogram.centres, histogram.counts, most)
-            if not (given_up or self.memory.is_new(network)):
+            odds, held = mixture.log_odds_, min(rate, most)
+            sharper = self.sharpness > 1 and not (given_up or self.memory.is_new(network))
+            if sharper:
                 odds = odds.scaled(1 + (self.sharpness - 1) * mixture.agreement_)
+                if self.mixture.noise_rate is None:
+                    unseen = UNSEEN * (1 - mixture.agreement_) * held
+                    held = max(held, min(MAJORITY, held + unseen))
+            if sharper or rate > most:
+                odds = held_to_rate(odds, histogram.centres, histogram.counts, held)
         if waiting or rate < self.negligible_noise:
             self.weight.reset(network)
         else:

@@ -1,0 +1,84 @@
+"""Predictions as they would be if a network predicted every class equally often."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._module import StateModule
+
+__all__ = ["ClassAlignment"]
+
+
+class ClassAlignment(StateModule):
+    r"""Divides the probabilities of each class by the share that the network gives to it.
+
+    .. math:: \tilde z_{ic} = z_{ic} - \ell_c, \qquad
+        \ell_c \leftarrow \frac12 \Bigl(\ell_c + \log \frac{s_c}{\bar s}\Bigr), \quad
+        s_c = 1 + \sum_j p_{jc}
+
+    after each epoch, from 0 on. A class that is rare, or that a network has hardly learnt yet, gets
+    little probability even where its label is right. By the similarity to such a prediction the
+    label looks wrong, gets no weight, and the class is never learnt. A network that predicts all
+    classes equally often is left as it is.
+
+    Parameters
+    ----------
+    groups : int, default=1
+        How many networks are kept side by side.
+
+    Attributes
+    ----------
+    log_shares : Tensor of shape (groups, C), float32
+        What is subtracted; C is 0 before the first call.
+
+    Notes
+    -----
+    Beyond the paper. Relatives: distribution alignment (ReMixMatch, Berthelot et al. 2020, arXiv
+    1911.09785), logit adjustment (Menon et al. 2021, arXiv 2007.07314).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from resup.alignment import ClassAlignment
+    >>> alignment = ClassAlignment()
+    >>> logits = torch.tensor([[[2.0, 0.0], [1.0, 0.0], [1.0, 0.0]]])  # class 1 is never predicted
+    >>> alignment(logits).argmax(-1)
+    tensor([[0, 0, 0]])
+    >>> for epoch in range(3):
+    ...     alignment.learn(100 * logits.softmax(-1).sum(1))
+    >>> alignment(logits).argmax(-1)
+    tensor([[0, 1, 1]])
+    """
+
+    log_shares: Tensor
+
+    def __init__(self, groups: int = 1) -> None:
+        super().__init__()
+        self.register_buffer("log_shares", torch.zeros(groups, 0))
+
+    def _make_room(self, n_classes: int) -> None:
+        if self.log_shares.shape[1] != n_classes:
+            with torch.inference_mode(False):  # a first batch may come in it, a later one not
+                self.log_shares = self.log_shares.new_zeros(len(self.log_shares), n_classes)
+
+    @torch.no_grad()
+    def forward(self, logits: Tensor) -> Tensor:
+        """Align logits (groups, N, C), in float32 at least."""
+        self._make_room(logits.shape[2])
+        return logits - self.log_shares[:, None]
+
+    @torch.no_grad()
+    def learn(self, probabilities: Tensor) -> None:
+        """Go half way to the shares of an epoch: its summed probabilities, (groups, C)."""
+        self._make_room(probabilities.shape[1])
+        shares = 1 + probabilities.double()
+        self.log_shares.lerp_((shares / shares.mean(1, keepdim=True)).log().float(), 0.5)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        saved = state_dict.get(f"{prefix}log_shares")
+        if saved is not None:
+            self._make_room(saved.shape[1])
+        super()._load_from_state_dict(state_dict, prefix, *args)
