@@ -25,6 +25,7 @@ ORDER = [
     "losses",
     "fdr",
     "report",
+    "alignment",
     "balance",
     "memory",
     "weigher",

@@ -48,11 +48,11 @@ class SampleWeigher(StateModule):
         `DecoyMixture`, `BetaMixture` or any object with `fit` and `predict_proba`, such as
         ``sklearn.mixture.GaussianMixture(2)``: see :class:`resup.posterior.AnyMixture`. Cloned and
         fitted for each network. For a `DecoyMixture` the step gathers decoys and how often the
-        surest predictions contradict their labels, predictions are aligned before they are
-        compared with labels (:class:`resup.alignment.ClassAlignment`; not for a `signal` of one's
-        own), noise rates are remembered from epoch to epoch (:class:`resup.memory.NoiseMemory`),
-        and weights are sharpened (`sharpness`). To hold a rate, all odds are shifted alike. While a
-        network finds that most labels are wrong, or for two epochs hardly ever predicts a class
+        surest predictions contradict their labels, noise rates are remembered from epoch to epoch
+        (:class:`resup.memory.NoiseMemory`), weights are those of aligned predictions
+        (:class:`resup.alignment.ClassAlignment`; not for a `signal` of one's own) and sharpened
+        (`sharpness`). To hold a rate, all odds are shifted alike. While a network finds that most
+        labels are wrong, when nothing is aligned, or for two epochs hardly ever predicts a class
         that is common among them, its weights are scaled so that the labels of each class weigh the
         same on average (:class:`resup.balance.ClassBalance`); a CUDA graph is captured after a
         first step, and anew when a `refit` has changed `balanced`.
@@ -182,17 +182,19 @@ class SampleWeigher(StateModule):
         check_stacked(logits, targets, len(self.fitted_counts))
         targets = targets.long()
         if self.decoys is None or not record:
-            log_s, log_1ms = self._log_signal(logits, targets)
+            logs = log_signal(self.signal, logits, targets)
             if record:
-                self.seen.update(log_s, log_1ms)
+                self.seen.update(*logs)
         else:  # the samples and their decoys at once
             labels = torch.stack([targets, self.decoys.next_labels(targets, logits.shape[-1])])
-            both = self._log_signal(logits, labels)
+            both = log_signal(self.signal, logits, labels)
             (index, decoy_index), (known, decoy_known) = self.seen.bins(*both)
             self.seen.add(index, known)
             self.decoys.add(logits, targets, decoy_index, decoy_known)
-            log_s, log_1ms = both[0][0], both[1][0]
-        weights: Tensor = self.weight(log_s, log_1ms).nan_to_num(1.0)
+            logs = both[0][0], both[1][0]
+        if self.decoys is not None and not callable(self.signal):
+            logs = log_signal(self.signal, self.alignment(logits), targets)
+        weights: Tensor = self.weight(*logs).nan_to_num(1.0)
         if self.balanced:
             weights = self.balance(weights, targets, logits.shape[-1], record)
         return weights
@@ -201,7 +203,7 @@ class SampleWeigher(StateModule):
     def judge(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Probability that each label is right, (networks, N), as each network sees it."""
         check_stacked(logits, targets, len(self.fitted_counts))
-        probability: Tensor = self.posterior(*self._log_signal(logits, targets.long()))
+        probability: Tensor = self.posterior(*log_signal(self.signal, logits, targets.long()))
         return probability.nan_to_num(1.0)
 
     def refit(self) -> None:
@@ -235,11 +237,6 @@ class SampleWeigher(StateModule):
         if self.decoys is not None:
             self.decoys.reset()
             self.balance.reset()
-
-    def _log_signal(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        if self.decoys is not None and not callable(self.signal):
-            logits = self.alignment(logits)
-        return log_signal(self.signal, logits, labels)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         self._whole = all(f"{prefix}{key}" in state_dict for key in self.state_dict())
@@ -280,18 +277,20 @@ class SampleWeigher(StateModule):
             most = max(self.memory.most(network), self.mixture.noise_rate or 0.0)
             waiting = bool(self.memory.waiting)
             given_up = bool(self.memory.given_up[network].all())
-            unfair = (given_up or max(rate, most) > MAJORITY) and not waiting
+            majority = max(rate, most) > MAJORITY
+            unfair = (given_up or majority) and not waiting
             self.balance.on[network] = unfair
             self.balanced |= unfair
-            odds, held = mixture.log_odds_, min(rate, most)
-            sharper = self.sharpness > 1 and not (given_up or self.memory.is_new(network))
-            if sharper:
+            if majority:  # the balance does it then
+                self.alignment.log_shares[network] = 0
+            odds = mixture.log_odds_
+            if rate > most:
+                odds = held_to_rate(odds, histogram.centres, histogram.counts, most)
+            if self.sharpness > 1 and not (given_up or self.memory.is_new(network)):
                 odds = odds.scaled(1 + (self.sharpness - 1) * mixture.agreement_)
-                if self.mixture.noise_rate is None:
-                    unseen = UNSEEN * (1 - mixture.agreement_) * held
-                    held = max(held, min(MAJORITY, held + unseen))
-            if sharper or rate > most:
-                odds = held_to_rate(odds, histogram.centres, histogram.counts, held)
+                if not majority and self.mixture.noise_rate is None:
+                    more = min(MAJORITY, (1 + UNSEEN * (1 - mixture.agreement_)) * rate)
+                    odds = held_to_rate(odds, histogram.centres, histogram.counts, more)
         if waiting or rate < self.negligible_noise:
             self.weight.reset(network)
         else:
