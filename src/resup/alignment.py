@@ -11,6 +11,8 @@ from ._module import StateModule
 
 __all__ = ["ClassAlignment"]
 
+MOST = 2.0  # times an average share; with more, networks may come to predict a rare class alone
+
 
 class ClassAlignment(StateModule):
     r"""Divides the probabilities of each class by the share that the network gives to it.
@@ -19,10 +21,10 @@ class ClassAlignment(StateModule):
         \ell_c \leftarrow \frac12 \Bigl(\ell_c + \log \frac{s_c}{\bar s}\Bigr), \quad
         s_c = 1 + \sum_j p_{jc}
 
-    after each epoch, from 0 on. A class that is rare, or that a network has hardly learnt yet, gets
-    little probability even where its label is right. By the similarity to such a prediction the
-    label looks wrong, gets no weight, and the class is never learnt. A network that predicts all
-    classes equally often is left as it is.
+    after each epoch, from 0 on, with :math:`s_c / \bar s` between 1/2 and 2. A class that is rare,
+    or that a network has hardly learnt yet, gets little probability even where its label is right.
+    By the similarity to such a prediction the label looks wrong, and gets no weight. A network that
+    predicts all classes equally often is left as it is.
 
     Parameters
     ----------
@@ -44,7 +46,7 @@ class ClassAlignment(StateModule):
     >>> import torch
     >>> from resup.alignment import ClassAlignment
     >>> alignment = ClassAlignment()
-    >>> logits = torch.tensor([[[2.0, 0.0], [1.0, 0.0], [1.0, 0.0]]])  # class 1 is never predicted
+    >>> logits = torch.tensor([[[2.0, 0.0], [0.5, 0.0], [0.5, 0.0]]])  # class 1 is never predicted
     >>> alignment(logits).argmax(-1)
     tensor([[0, 0, 0]])
     >>> for epoch in range(3):
@@ -75,7 +77,8 @@ class ClassAlignment(StateModule):
         """Go half way to the shares of an epoch: its summed probabilities, (groups, C)."""
         self._make_room(probabilities.shape[1])
         shares = 1 + probabilities.double()
-        self.log_shares.lerp_((shares / shares.mean(1, keepdim=True)).log().float(), 0.5)
+        shares = (shares / shares.mean(1, keepdim=True)).clamp(1 / MOST, MOST)
+        self.log_shares.lerp_(shares.log().float(), 0.5)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         saved = state_dict.get(f"{prefix}log_shares")
