@@ -113,6 +113,7 @@ def test_networks_blind_to_a_class_keep_its_labels(wrong, blind):
         # a class may be missed for one epoch
         assert weigher.balanced == (wrong > 0.5 or (blind and epoch > 0))
     weights = weigher(logits, targets)
+    assert weigher.alignment.log_shares.any() == (wrong < 0.5)  # else the balance is enough
     share = weights[:, targets == 0].mean() / weights.mean()
     if blind:
         assert share > 0.4

@@ -74,7 +74,8 @@ class SampleWeigher(StateModule):
         Where they do not, wrong labels are plausible, and more of them than the surest predictions
         show: the odds are then shifted to a noise rate up to 1.3 times as high, but not above one
         half, unless it is known. Not after a network's first fit, nor while it gives up a class.
-        With 1 every weight is the posterior (Eq. 5). `judge` is not affected.
+        With 1 every weight is the posterior (Eq. 5) at the aligned prediction. `judge` is not
+        affected.
 
     Attributes
     ----------
