@@ -114,8 +114,10 @@ def test_networks_blind_to_a_class_keep_its_labels(wrong, blind):
         assert weigher.balanced == (wrong > 0.5 or (blind and epoch > 0))
     weights = weigher(logits, targets)
     assert weigher.alignment.log_shares.any() == (wrong < 0.5)  # else the balance is enough
-    share = weights[:, targets == 0].mean() / weights.mean()
+    judged = weigher.judge(logits, targets)
+    share, of_judged = (w[:, targets == 0].mean() / w.mean() for w in (weights, judged))
     if blind:
         assert share > 0.4
+        assert of_judged < 0.2
     else:
         assert share == pytest.approx(1, abs=0.1)

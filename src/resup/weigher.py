@@ -182,19 +182,11 @@ class SampleWeigher(StateModule):
         """
         check_stacked(logits, targets, len(self.fitted_counts))
         targets = targets.long()
-        if self.decoys is None or not record:
-            logs = log_signal(self.signal, logits, targets)
-            if record:
-                self.seen.update(*logs)
-        else:  # the samples and their decoys at once
-            labels = torch.stack([targets, self.decoys.next_labels(targets, logits.shape[-1])])
-            both = log_signal(self.signal, logits, labels)
-            (index, decoy_index), (known, decoy_known) = self.seen.bins(*both)
-            self.seen.add(index, known)
-            self.decoys.add(logits, targets, decoy_index, decoy_known)
-            logs = both[0][0], both[1][0]
+        logs = self._record(logits, targets) if record else None
         if self.decoys is not None and not callable(self.signal):
             logs = log_signal(self.signal, self.alignment(logits), targets)
+        elif logs is None:
+            logs = log_signal(self.signal, logits, targets)
         weights: Tensor = self.weight(*logs).nan_to_num(1.0)
         if self.balanced:
             weights = self.balance(weights, targets, logits.shape[-1], record)
@@ -238,6 +230,20 @@ class SampleWeigher(StateModule):
         if self.decoys is not None:
             self.decoys.reset()
             self.balance.reset()
+
+    def _record(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Count a batch towards the next `refit`; returns the logarithms of its signal."""
+        if self.decoys is None:
+            logs = log_signal(self.signal, logits, targets)
+            self.seen.update(*logs)
+            return logs
+        # the samples and their decoys at once
+        labels = torch.stack([targets, self.decoys.next_labels(targets, logits.shape[-1])])
+        log_v, log_1mv = log_signal(self.signal, logits, labels)
+        (index, decoy_index), (known, decoy_known) = self.seen.bins(log_v, log_1mv)
+        self.seen.add(index, known)
+        self.decoys.add(logits, targets, decoy_index, decoy_known)
+        return log_v[0], log_1mv[0]
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         self._whole = all(f"{prefix}{key}" in state_dict for key in self.state_dict())
