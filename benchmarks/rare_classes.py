@@ -1,89 +1,104 @@
-"""Classes from common to rare: overlapping Gaussian clusters, a small network, default settings.
+"""Classes from common to rare: digits and Gaussian clusters, a small network, default settings.
 
     python benchmarks/rare_classes.py [--out FILE.json]
 
-Each row is a ratio of the largest class to the smallest (geometric between them) and a noise, each
-cell lowest to highest over the seeds: the realised noise rate, the one found at the end, then mean
-accuracy of all classes / of the three rarest, of plain cross-entropy, of `CoTrainer`, and of the
-same without aligned predictions (`resup.alignment`). Runs on the CPU.
+Each row is a data set, a ratio of its largest class to the smallest (geometric between them) and a
+noise, each cell lowest to highest over the seeds: the realised noise rate, the one found at the
+end, then mean accuracy of all classes / of the three rarest, of plain cross-entropy, of
+`CoTrainer`, and of the same without `resup.alignment`. Runs on the CPU.
 """
 
-import argparse
-import json
-import sys
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 import torch
-from few_samples import span
-from many_classes import network
-from torch.utils.data import DataLoader, TensorDataset
+from sklearn.datasets import load_digits
+from small_trainings import arguments, hits, network, shuffled, span, trainer_of, write_table
+from torch import nn
+from torch.utils.data import TensorDataset
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+from resup import noise
 
-from paper.provenance import provenance
-
-from resup import CoTrainer, noise
-
-CLASSES, INPUTS, SPREAD, LARGEST, TEST = 10, 16, 1.8, 1000, 5000
+CLASSES = 10
 RATIOS = 10, 50
 NOISES = {"none": np.eye(CLASSES), "symmetric 30 %": noise.symmetric_transition(CLASSES, 0.3)}
-EPOCHS, BATCH = 20, 128
+EPOCHS = 20
 METHODS = {"plain": EPOCHS, "resup": 1, "not aligned": 1}  # epochs of warm-up
 
 
-def run(ratio: int, transition: np.ndarray, seed: int) -> dict:
-    rng = np.random.default_rng(seed)
-    centres = rng.normal(size=(CLASSES, INPUTS))
+def sizes(largest: int, ratio: int) -> np.ndarray:
+    return np.rint(largest * ratio ** (-np.arange(CLASSES) / (CLASSES - 1))).astype(int)
 
-    def draw(y: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
-        x = centres[y] + SPREAD * rng.normal(size=(len(y), INPUTS))
-        return torch.tensor(x, dtype=torch.float32), y
 
-    sizes = np.rint(LARGEST * ratio ** (-np.arange(CLASSES) / (CLASSES - 1))).astype(int)
-    x, y = draw(rng.permutation(np.repeat(np.arange(CLASSES), sizes)))
-    x_test, y_test = draw(np.arange(TEST) % CLASSES)
+def clusters(rng: np.random.Generator, ratio: int) -> tuple[np.ndarray, ...]:
+    """Draw up to 1,000 samples of each class to train on, and 500 to test on."""
+    centres = rng.normal(size=(CLASSES, 16))
+    y = rng.permutation(np.repeat(np.arange(CLASSES), sizes(1000, ratio)))
+    y_test = np.repeat(np.arange(CLASSES), 500)
+    x, x_test = (
+        centres[labels] + 1.8 * rng.normal(size=(len(labels), 16)) for labels in (y, y_test)
+    )
+    return x, y, x_test, y_test
+
+
+def digits(rng: np.random.Generator, ratio: int) -> tuple[np.ndarray, ...]:
+    """Take up to 124 samples of each digit to train on, and 50 to test on."""
+    images, labels = load_digits(return_X_y=True)
+    by_class = [rng.permutation(np.flatnonzero(labels == c)) for c in rng.permutation(CLASSES)]
+    test = np.stack([of_class[:50] for of_class in by_class])
+    train = [c[50 : 50 + n] for c, n in zip(by_class, sizes(124, ratio), strict=True)]
+    y = np.repeat(np.arange(CLASSES), [len(of_class) for of_class in train])
+    x, x_test = images[np.concatenate(train)] / 16, images[test.ravel()] / 16
+    return x, y, x_test, np.repeat(np.arange(CLASSES), 50)
+
+
+def one_layer(inputs: int, classes: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, classes))
+
+
+DATA = {digits: (one_layer, 32), clusters: (network, 128)}  # with batch size
+
+
+def run(data, ratio: int, transition: np.ndarray, seed: int) -> dict:
+    x, y, x_test, y_test = data(np.random.default_rng(seed), ratio)
+    x, x_test = (torch.tensor(values, dtype=torch.float32) for values in (x, x_test))
     given = torch.as_tensor(noise.apply_transition(y, transition, seed))
-    record = {"realised": noise.noise_rate(y, given)}
+    record = {"samples": len(y), "realised": noise.noise_rate(y, given)}
+    make, batch = DATA[data]
     for name, warmup in METHODS.items():
         torch.manual_seed(seed)
-        pair = network(INPUTS, CLASSES), network(INPUTS, CLASSES)
-        optimizer = torch.optim.Adam([p for net in pair for p in net.parameters()], 1e-3)
-        trainer = CoTrainer(pair, optimizer, warmup_epochs=warmup, progress=False)
+        pair = make(x.shape[1], CLASSES), make(x.shape[1], CLASSES)
+        trainer = trainer_of(pair, warmup)
         if name == "not aligned":
             trainer.weigher.alignment.learn = lambda probabilities: None
-        trainer.fit(DataLoader(TensorDataset(x, given), BATCH, shuffle=True), EPOCHS)
-        with torch.no_grad():
-            right = pair[0].eval()(x_test).argmax(1).numpy() == y_test
+        trainer.fit(shuffled(TensorDataset(x, given), batch), EPOCHS)
+        right = hits(pair[0], x_test, y_test)
         classes = [float(right[y_test == c].mean()) for c in range(CLASSES)]
         record[name] = {"found": float(np.mean(trainer.weigher.noise_rates_)), "classes": classes}
     return record
 
 
+def rows(seeds: list[int]) -> Iterator[tuple[dict, list[str]]]:
+    for data in DATA:
+        for ratio in RATIOS:
+            for kind, transition in NOISES.items():
+                runs = [run(data, ratio, transition, seed) for seed in seeds]
+                head = {"data": data.__name__, "ratio": ratio, "noise": kind, "seeds": seeds}
+                cells = [data.__name__, str(ratio), kind, span((r["realised"] for r in runs), 2)]
+                cells.append(span((r["resup"]["found"] for r in runs), 2))
+                for name in METHODS:
+                    all_, rare = (
+                        span((100 * np.mean(r[name]["classes"][-n:]) for r in runs), 0)
+                        for n in (CLASSES, 3)
+                    )
+                    cells.append(f"{all_} / {rare}")
+                yield {**head, "runs": runs}, cells
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    heads = ["ratio", "noise", "realised", "found", *METHODS]
-    print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
-    rows = []
-    for ratio in RATIOS:
-        for kind, transition in NOISES.items():
-            runs = [run(ratio, transition, seed) for seed in args.seeds]
-            rows.append({"ratio": ratio, "noise": kind, "seeds": args.seeds, "runs": runs})
-            cells = [str(ratio), kind, span((r["realised"] for r in runs), 2)]
-            cells.append(span((r["resup"]["found"] for r in runs), 2))
-            for name in METHODS:
-                all_, rare = (
-                    span((100 * np.mean(r[name]["classes"][-n:]) for r in runs), 0)
-                    for n in (CLASSES, 3)
-                )
-                cells.append(f"{all_} / {rare}")
-            print("| " + " | ".join(cells) + " |", flush=True)
-    if args.out:
-        args.out.write_text(json.dumps({"rows": rows, **provenance()}, indent=1) + "\n")
+    args = arguments(__doc__, [0, 1, 2]).parse_args()
+    heads = ["data", "ratio", "noise", "realised", "found", *METHODS]
+    write_table(heads, rows(args.seeds), args.out)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from resup import SampleWeigher
-from resup.balance import ClassBalance, given_up
+from resup.balance import ClassBalance, given_up, unaccounted
 
 
 def batches(n=200, size=64, classes=4):
@@ -86,6 +86,34 @@ def test_the_first_batch_may_come_in_inference_mode():
 )
 def test_a_common_class_that_is_hardly_predicted_is_given_up(predicted, labels, expected):
     assert given_up(torch.tensor([predicted]), torch.tensor(labels)).item() == expected
+
+
+@pytest.mark.parametrize(
+    ("predicted", "labels", "rate", "expected"),
+    [
+        ([100, 0], [90, 10], 0.0, [0, 1]),
+        ([96, 4], [90, 10], 0.0, [0, 0.6]),
+        ([96, 4], [90, 10], 0.03, [0, 0.3]),  # three of the ten are wrong
+        ([85, 15], [90, 10], 0.0, [0, 0]),
+        ([100, 0, 0], [60, 24, 16], 0.0, [0, 0, 1]),  # 24 is not rare
+        ([100, 0, 0], [75, 15, 10], 0.1, [0, 2 / 3, 0.5]),
+        ([60, 40, 0], [60, 40, 0], 0.0, [0, 0, 0]),
+        ([0, 0], [0, 0], 0.3, [0, 0]),
+    ],
+)
+def test_labels_of_a_rare_class_that_are_not_accounted_for(predicted, labels, rate, expected):
+    share = unaccounted(torch.tensor(predicted), torch.tensor(labels), rate)
+    torch.testing.assert_close(share, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_labels_of_an_unknown_rare_class_are_lifted_before_all_is_scaled():
+    balance, targets = ClassBalance(2), torch.tensor([0, 1, 1])
+    balance.learn(1, torch.tensor([95, 5]), torch.tensor([90, 10]), 0.0)
+    weights = torch.tensor([[0.2, 0.4, 1.0]]).expand(2, -1)
+    expected = torch.tensor([[0.2, 0.4, 1.0], [0.2, 0.7, 1.0]])
+    torch.testing.assert_close(balance(weights, targets, 2), expected)
+    summed = torch.tensor([[0.2, 1.4], [0.2, 1.7]], dtype=torch.float64)
+    torch.testing.assert_close(balance.sums[..., 0], summed, rtol=1e-6, atol=0)
 
 
 def test_compiles_without_a_break():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 from typing_extensions import Self
@@ -13,6 +14,19 @@ class StateModule(nn.Module):
 
     ``model.half()`` is about the arithmetic of networks; counts in float16 would end at 2,048.
     """
+
+    tells_classes = ""
+    """Buffer (groups, C, ...) of a module that learns only from its first batch what C is."""
+
+    def _make_room(self, n_classes: int) -> None:
+        """Begin anew with `n_classes`, if there were others."""
+        raise NotImplementedError
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        saved = state_dict.get(prefix + self.tells_classes) if self.tells_classes else None
+        if saved is not None:
+            self._make_room(saved.shape[1])
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         def move(tensor: Tensor) -> Tensor:

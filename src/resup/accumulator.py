@@ -146,6 +146,7 @@ class DecoyAccumulator(StateModule):
         :class:`resup.alignment.ClassAlignment`.
     """
 
+    tells_classes = "contradictions"
     edges: Tensor
     shift: Tensor
     contradictions: Tensor
@@ -165,12 +166,13 @@ class DecoyAccumulator(StateModule):
         self.register_buffer("shift", torch.zeros((), dtype=torch.int64))  # of the last decoys
         counts = torch.zeros(groups, CONFIDENCE_BINS, 2, dtype=torch.int32)
         self.register_buffer("disputes", counts)
-        self.register_buffer("contradictions", counts.new_zeros(0))
+        self.register_buffer("contradictions", counts.new_zeros(groups, 0, CONFIDENCE_BINS, 2))
         self.register_buffer("labels", counts.new_zeros(0))
-        self.register_buffer("probabilities", self.histograms.counts.new_zeros(0))
-        self._make_room(0)
+        self.register_buffer("probabilities", torch.zeros(groups, 0, dtype=torch.float64))
 
     def _make_room(self, n_classes: int) -> None:
+        if len(self.labels) == n_classes:
+            return
         shape = self.groups, n_classes, CONFIDENCE_BINS, 2
         with torch.inference_mode(False):  # a first batch may come in it, a later one not
             self.contradictions = self.disputes.new_zeros(shape)
@@ -208,8 +210,7 @@ class DecoyAccumulator(StateModule):
         """Add a batch whose decoys have these bins and weights, (groups, N)."""
         self.histograms.add(index, weights)
         n_classes = logits.shape[2]
-        if len(self.labels) != n_classes:
-            self._make_room(n_classes)
+        self._make_room(n_classes)
         self.began = True
         log_p = logits.float().log_softmax(-1)
         self.probabilities += log_p.exp().nan_to_num(0.0).sum(1, dtype=torch.float64)
@@ -235,6 +236,10 @@ class DecoyAccumulator(StateModule):
                 f"one and {most} in another"
             )
 
+    def predictions(self) -> Tensor:
+        """Count samples by predicted class, (groups, C)."""
+        return self.contradictions.sum((2, 3))
+
     def counts(self) -> tuple[Tensor, ...]:
         """All that is counted, for sums over processes."""
         counts = self.histograms.counts, self.contradictions, self.disputes, self.labels
@@ -247,8 +252,5 @@ class DecoyAccumulator(StateModule):
         self.began = False
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        counts = state_dict.get(f"{prefix}contradictions")
-        if counts is not None and counts.shape != self.contradictions.shape:
-            self._make_room(counts.shape[1])
         super()._load_from_state_dict(state_dict, prefix, *args)
         self.began = bool(self.contradictions.any())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -55,6 +53,7 @@ class ClassAlignment(StateModule):
     tensor([[0, 1, 1]])
     """
 
+    tells_classes = "log_shares"
     log_shares: Tensor
 
     def __init__(self, groups: int = 1) -> None:
@@ -79,9 +78,3 @@ class ClassAlignment(StateModule):
         shares = 1 + probabilities.double()
         shares = (shares / shares.mean(1, keepdim=True)).clamp(1 / MOST, MOST)
         self.log_shares.lerp_(shares.log().float(), 0.5)
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        saved = state_dict.get(f"{prefix}log_shares")
-        if saved is not None:
-            self._make_room(saved.shape[1])
-        super()._load_from_state_dict(state_dict, prefix, *args)

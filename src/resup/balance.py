@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -12,7 +10,7 @@ from ._module import StateModule
 __all__ = ["ClassBalance"]
 
 PRIOR = 8.0  # samples of average weight that each class begins with
-COMMON = 0.5  # of an average share of the labels: a class of more must not be given up
+COMMON = 0.5  # of an average share of the labels: a class of less is rare
 GIVEN_UP = 0.2  # of as many as its labels: a class that is predicted less often
 
 
@@ -37,18 +35,58 @@ def given_up(predictions: Tensor, labels: Tensor) -> Tensor:
     >>> given_up(torch.tensor([[34, 66, 0], [95, 5, 0]]), torch.tensor([50, 40, 10]))
     tensor([False,  True])
     """
-    common = labels >= COMMON * labels.sum() / len(labels)
-    return (common & (predictions < GIVEN_UP * labels)).any(1)
+    return (~rare(labels) & (predictions < GIVEN_UP * labels)).any(1)
+
+
+def rare(labels: Tensor) -> Tensor:
+    """Whether each class has less than half an average share of the labels, (C,)."""
+    return labels < COMMON * labels.sum() / len(labels)
+
+
+def unaccounted(predictions: Tensor, labels: Tensor, spread_rate: float) -> Tensor:
+    r"""Share of each rare class's labels that nothing accounts for: neither right nor wrong.
+
+    .. math:: f_c = \max\Bigl(0, \; 1 - \frac{m_c + \pi_d N / (C - 1)}{n_c}\Bigr)
+
+    of :math:`n_c` labels, of which a network predicts :math:`m_c`, and of which so many are wrong
+    if a share :math:`\pi_d` of all N labels is wrong and spread evenly over the other classes. What
+    is left are labels of a class that the network does not know, which it cannot judge.
+
+    Parameters
+    ----------
+    predictions, labels : Tensor of shape (C,)
+        Samples by predicted class and by given label.
+    spread_rate : float
+        Share of labels that are wrong and spread evenly.
+
+    Returns
+    -------
+    Tensor of shape (C,), float64
+        In [0, 1]; 0 for classes that are not rare.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from resup.balance import unaccounted
+    >>> unaccounted(torch.tensor([70, 30, 0]), torch.tensor([60, 30, 10]), spread_rate=0.05)
+    tensor([0.0000, 0.0000, 0.7500], dtype=torch.float64)
+    """
+    wrong = spread_rate * labels.sum() / max(len(labels) - 1, 1)
+    known = (predictions + wrong).double() / labels.clamp(min=1)
+    return torch.where(rare(labels) & (labels > 0), (1 - known).clamp(min=0), 0.0)
 
 
 class ClassBalance(StateModule):
-    r"""Scales sample weights so that the labels of each class weigh the same on average.
+    r"""Lifts the weights of rare classes, and scales all so that each class weighs the same.
 
-    .. math:: w_i \leftarrow \min\Bigl(1, \; w_i \frac{\bar w}{\bar w_{y_i}}\Bigr)
+    .. math:: w_i \leftarrow w_i + (1 - w_i) f_{y_i}, \qquad
+        w_i \leftarrow \min\Bigl(1, \; w_i \frac{\bar w}{\bar w_{y_i}}\Bigr)
 
     Networks that do not predict a class yet see nothing right in its labels, give them no weight,
     and so never learn it. Where few labels are right or samples few, this ends with classes that
-    are never predicted. Within a class nothing changes.
+    are never predicted. So rare classes keep weight as far as `unaccounted` tells (the first step),
+    and where it is switched `on` the labels of each class weigh the same on average (the second).
+    Within a class the order of the weights does not change.
 
     Parameters
     ----------
@@ -57,12 +95,13 @@ class ClassBalance(StateModule):
 
     Attributes
     ----------
+    least : Tensor of shape (groups, C), float32
+        f in the formula; C is 0 before the first call.
     on : Tensor of shape (groups,), bool
         Whose weights are scaled; none at first.
     sums : Tensor of shape (groups, C, 2), float64
         Of each class, its weights and its samples since the last `reset`, for the means in the
-        formula; that of a class begins with eight samples of average weight. C is 0 before the
-        first call.
+        formula; that of a class begins with eight samples of average weight.
 
     Notes
     -----
@@ -81,24 +120,34 @@ class ClassBalance(StateModule):
     tensor([0.5035, 0.4704])
     """
 
+    tells_classes = "sums"
+    least: Tensor
     on: Tensor
     sums: Tensor
 
     def __init__(self, groups: int = 1) -> None:
         super().__init__()
+        self.register_buffer("least", torch.zeros(groups, 0))
         self.register_buffer("on", torch.zeros(groups, dtype=torch.bool))
-        self.register_buffer("sums", self._no_sums(0))
+        self.register_buffer("sums", torch.zeros(groups, 0, 2, dtype=torch.float64))
 
-    def _no_sums(self, n_classes: int) -> Tensor:
-        shape = len(self.on), n_classes, 2
-        with torch.inference_mode(False):
-            return torch.zeros(shape, dtype=torch.float64, device=self.on.device)
+    def _make_room(self, n_classes: int) -> None:
+        if self.sums.shape[1] != n_classes:
+            with torch.inference_mode(False):  # a first batch may come in it, a later one not
+                self.least = self.least.new_zeros(len(self.on), n_classes)
+                self.sums = self.sums.new_zeros(len(self.on), n_classes, 2)
+
+    @torch.no_grad()
+    def learn(self, group: int, predictions: Tensor, labels: Tensor, spread_rate: float) -> None:
+        """Take in how often a network predicted each class in an epoch, for `unaccounted`."""
+        self._make_room(len(labels))
+        self.least[group] = unaccounted(predictions, labels, spread_rate)
 
     @torch.no_grad()
     def forward(
         self, weights: Tensor, targets: Tensor, n_classes: int, record: bool = True
     ) -> Tensor:
-        """Scale the weights of a batch.
+        """Lift and scale the weights of a batch.
 
         Parameters
         ----------
@@ -115,25 +164,19 @@ class ClassBalance(StateModule):
         Tensor of shape (groups, N)
             In [0, 1].
         """
-        fits = self.sums.shape[1] == n_classes
+        self._make_room(n_classes)
+        targets = targets.long()
+        weights = weights + (1 - weights) * self.least.to(weights.dtype)[:, targets]
         both = torch.stack([weights, torch.ones_like(weights)], -1).to(self.sums.dtype)
-        sums = (self.sums if fits else self._no_sums(n_classes)).index_add(1, targets.long(), both)
-        if record and not fits:
-            self.sums = self._no_sums(n_classes)
+        sums = self.sums.index_add(1, targets, both)
         if record:
             self.sums.copy_(sums)
         total, n = sums.sum(1, keepdim=True).unbind(-1)
         mean = total / n
         of_class = (sums[..., 0] + PRIOR * mean) / (sums[..., 1] + PRIOR)
         scale = torch.where(self.on[:, None], mean / of_class.clamp(min=1e-12), 1.0)
-        return (weights * scale.to(weights.dtype)[:, targets.long()]).clamp(max=1)
+        return (weights * scale.to(weights.dtype)[:, targets]).clamp(max=1)
 
     def reset(self) -> None:
         """Forget all samples."""
         self.sums.zero_()
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        sums = state_dict.get(f"{prefix}sums")
-        if sums is not None and sums.shape != self.sums.shape:
-            self.sums = self._no_sums(sums.shape[1])  # C is known only from the first batch on
-        super()._load_from_state_dict(state_dict, prefix, *args)

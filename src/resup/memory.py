@@ -38,7 +38,9 @@ class NoiseMemory(StateModule):
     one half until three fits in a row have found more. And networks that contradict each other know
     too little to contradict labels: a rate is forgotten after its epoch until they differ on at
     most 0.35 of the surest tenth of either's predictions, and every weight stays 1 while they
-    differ on more than half of it and on less than ever before.
+    differ on more than half of it and on less than ever before. A rate is also forgotten after its
+    epoch while a network that finds most labels right gives up a class, whose right labels look
+    like decoys to it.
 
     Parameters
     ----------
@@ -104,21 +106,26 @@ class NoiseMemory(StateModule):
         """Whether the networks have agreed enough for what they show to be remembered."""
         return self.disputed.item() <= DISPUTED
 
+    def blind(self) -> Tensor:
+        """Whether each network gives up a class though it finds most labels right, (networks,)."""
+        return self.given_up.all(1) & ~(self.seen[:, 1] > MAJORITY)
+
     def is_new(self, network: int) -> bool:
         """Whether fewer than two epochs in a row are remembered."""
         return math.isnan(self.seen[network, 0].item())
 
     def look(self, epoch: DecoyAccumulator) -> None:
         """Take in what an epoch has shown, summed over all processes."""
-        if not self.believes:
-            self.seen.fill_(torch.nan)
-            self.of_decoys.fill_(torch.nan)
+        blind = self.blind()
+        now = given_up(epoch.predictions(), epoch.labels)
+        self.given_up.copy_(torch.stack([self.given_up[:, 1], now], 1))
+        forgets = blind | self.blind() | (not self.believes)
+        self.seen[forgets] = torch.nan
+        self.of_decoys[forgets] = torch.nan
         if epoch.disputes.any():
             disputed = float(of_surest(epoch.disputes.cpu().numpy()).max())
             self.waiting &= MOSTLY_DISPUTED < disputed < self.disputed.item()
             self.disputed.clamp_(max=disputed)
-        now = given_up(epoch.contradictions.sum((2, 3)), epoch.labels)
-        self.given_up.copy_(torch.stack([self.given_up[:, 1], now], 1))
         self.hit_rate.fill_(1 / (len(epoch.labels) - 1))
         for network, counts in enumerate(epoch.contradictions.cpu().numpy()):
             if not counts.any():  # an epoch that showed nothing says nothing
@@ -147,7 +154,7 @@ class NoiseMemory(StateModule):
 
     def find(self, network: int, rate: float) -> None:
         """Take in the noise rate that a fit has found."""
-        if self.believes:
+        if self.believes and not self.blind()[network]:
             held = min(*self.found[network].tolist(), rate)
             self.found_held[network].clamp_(min=held)
             self.found[network] = self.found.new_tensor([self.found[network, 1], rate])

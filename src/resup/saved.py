@@ -23,7 +23,7 @@ from .distributed import everyones, rank, unwrap
 from .judge import JudgingPair
 from .progress import EpochProgress
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 
 
 class SavedPair(JudgingPair):

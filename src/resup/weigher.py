@@ -31,7 +31,7 @@ UNSEEN = 0.3  # of the noise rate, added in training where the decoys account fo
 
 def _fit_again(weigher: SampleWeigher, _: Any) -> None:
     if weigher._whole:  # else torch is about to name what is missing
-        weigher._fit(again=True)
+        weigher._fit(None)
 
 
 class SampleWeigher(StateModule):
@@ -54,8 +54,9 @@ class SampleWeigher(StateModule):
         (`sharpness`). To hold a rate, all odds are shifted alike. While a network finds that most
         labels are wrong, when nothing is aligned, or for two epochs hardly ever predicts a class
         that is common among them, its weights are scaled so that the labels of each class weigh the
-        same on average (:class:`resup.balance.ClassBalance`); a CUDA graph is captured after a
-        first step, and anew when a `refit` has changed `balanced`.
+        same on average, and while it does not know a rare class, that class's labels keep weight
+        (:class:`resup.balance.ClassBalance`); a CUDA graph is captured after a first step, and anew
+        when a `refit` has changed `balanced`.
     networks : int, default=2
         How many networks are weighed.
     negligible_noise : float, default=0.02
@@ -88,8 +89,8 @@ class SampleWeigher(StateModule):
         The histograms that `mixtures_` were fitted to, for
         ``SimilarityHistogram(weigher.fitted_counts[0])``.
     balanced : bool
-        Whether a network finds most labels wrong or gives up a class, so that classes are kept
-        their share.
+        Whether a network finds most labels wrong, gives up a class or does not know a rare one, so
+        that classes are kept their share.
 
     Warns
     -----
@@ -214,6 +215,7 @@ class SampleWeigher(StateModule):
                 )
             return
         self.fitted_counts.copy_(self.seen.counts)
+        epoch = None
         if self.decoys is not None:
             self.decoys.match_classes()
             for counts in self.decoys.counts():
@@ -221,8 +223,9 @@ class SampleWeigher(StateModule):
             self.fitted_decoys.copy_(self.decoys.histograms.counts)
             self.alignment.learn(self.decoys.probabilities)
             self.memory.look(self.decoys)
+            epoch = self.decoys.predictions(), self.decoys.labels.clone()
         self.reset()
-        self._fit()
+        self._fit(epoch)
 
     def reset(self) -> None:
         """Forget what was shown since the last `refit`."""
@@ -249,7 +252,8 @@ class SampleWeigher(StateModule):
         self._whole = all(f"{prefix}{key}" in state_dict for key in self.state_dict())
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def _fit(self, again: bool = False) -> None:
+    def _fit(self, epoch: tuple[Tensor, Tensor] | None) -> None:
+        """Fit to `fitted_counts`; an epoch's predictions and labels only where it is a new one."""
         self.mixtures_, self.noise_rates_, self.balanced = [], [], False
         histograms = [SimilarityHistogram(counts) for counts in self.fitted_counts]
         if not any(histogram.total for histogram in histograms):
@@ -272,24 +276,31 @@ class SampleWeigher(StateModule):
                     stacklevel=3,
                 )
             else:
-                self._load_weights(network, mixture, histogram, again)
+                self._load_weights(network, mixture, histogram, epoch)
 
     def _load_weights(
-        self, network: int, mixture: Any, histogram: SimilarityHistogram, again: bool
+        self,
+        network: int,
+        mixture: Any,
+        histogram: SimilarityHistogram,
+        epoch: tuple[Tensor, Tensor] | None,
     ) -> None:
         rate, odds, waiting = self.noise_rates_[-1], mixture, False
         if self.decoys is not None:
-            if not again:
+            if epoch is not None:
                 self.memory.find(network, rate)
+                predictions, labels = epoch
+                self.balance.learn(network, predictions[network], labels, mixture.decoy_rate_)
             most = max(self.memory.most(network), self.mixture.noise_rate or 0.0)
             waiting = bool(self.memory.waiting)
             given_up = bool(self.memory.given_up[network].all())
             majority = max(rate, most) > MAJORITY
             unfair = (given_up or majority) and not waiting
             self.balance.on[network] = unfair
-            self.balanced |= unfair
             if majority:  # the balance does it then
                 self.alignment.log_shares[network] = 0
+                self.balance.least[network] = 0
+            self.balanced |= unfair or bool(self.balance.least[network].any())
             odds = mixture.log_odds_
             if rate > most:
                 odds = held_to_rate(odds, histogram.centres, histogram.counts, most)

@@ -1,0 +1,69 @@
+"""What the benchmarks of small networks share: the training, the command line, the table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+
+from paper.provenance import provenance
+
+from resup import CoTrainer
+
+
+def network(inputs: int, classes: int, width: int = 256) -> nn.Module:
+    def hidden(inputs: int) -> list[nn.Module]:
+        return [nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU()]
+
+    return nn.Sequential(*hidden(inputs), *hidden(width), nn.Linear(width, classes))
+
+
+def trainer_of(pair: tuple[nn.Module, nn.Module], warmup: int) -> CoTrainer:
+    """Make a trainer with default settings; with a warm-up to the end it is plain training."""
+    optimizer = torch.optim.Adam([p for net in pair for p in net.parameters()], 1e-3)
+    return CoTrainer(pair, optimizer, warmup_epochs=warmup, progress=False)
+
+
+def shuffled(data: Dataset[Any], batch: int) -> DataLoader[Any]:
+    return DataLoader(data, batch, shuffle=True)
+
+
+@torch.no_grad()
+def hits(net: nn.Module, x: Tensor, y: np.ndarray) -> np.ndarray:
+    return net.eval()(x).argmax(1).numpy() == y
+
+
+def span(values: Iterable[float], digits: int) -> str:
+    values = list(values)
+    return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
+
+
+def arguments(doc: str, seeds: Sequence[int]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=seeds)
+    parser.add_argument("--out", type=Path)
+    return parser
+
+
+def write_table(
+    heads: Sequence[str], rows: Iterator[tuple[dict[str, Any], list[str]]], out: Path | None
+) -> None:
+    """Print a row, its cells, as soon as it is there; at the end write the records."""
+    torch.set_num_threads(1)
+    print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
+    records = []
+    for record, cells in rows:
+        records.append(record)
+        print("| " + " | ".join(cells) + " |", flush=True)
+    if out:
+        out.write_text(json.dumps({"rows": records, **provenance()}, indent=1) + "\n")
