@@ -23,7 +23,7 @@ CLASSES = 10
 RATIOS = 10, 50
 NOISES = {"none": np.eye(CLASSES), "symmetric 30 %": noise.symmetric_transition(CLASSES, 0.3)}
 EPOCHS = 20
-METHODS = {"plain": EPOCHS, "resup": 1, "not aligned": 1}  # epochs of warm-up
+METHODS = "plain", "resup", "not aligned"
 
 
 def sizes(largest: int, ratio: int) -> np.ndarray:
@@ -65,10 +65,10 @@ def run(data, ratio: int, transition: np.ndarray, seed: int) -> dict:
     given = torch.as_tensor(noise.apply_transition(y, transition, seed))
     record = {"samples": len(y), "realised": noise.noise_rate(y, given)}
     make, batch = DATA[data]
-    for name, warmup in METHODS.items():
+    for name in METHODS:
         torch.manual_seed(seed)
         pair = make(x.shape[1], CLASSES), make(x.shape[1], CLASSES)
-        trainer = trainer_of(pair, warmup)
+        trainer = trainer_of(pair, warmup=EPOCHS if name == "plain" else 1)
         if name == "not aligned":
             trainer.weigher.alignment.learn = lambda probabilities: None
         trainer.fit(shuffled(TensorDataset(x, given), batch), EPOCHS)
