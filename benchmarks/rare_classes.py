@@ -70,7 +70,7 @@ def run(data, ratio: int, transition: np.ndarray, seed: int) -> dict:
         pair = make(x.shape[1], CLASSES), make(x.shape[1], CLASSES)
         trainer = trainer_of(pair, warmup=EPOCHS if name == "plain" else 1)
         if name == "not aligned":
-            trainer.weigher.alignment.learn = lambda probabilities: None
+            trainer.weigher.alignment.learn = lambda *_: None
         trainer.fit(shuffled(TensorDataset(x, given), batch), EPOCHS)
         right = hits(pair[0], x_test, y_test)
         classes = [float(right[y_test == c].mean()) for c in range(CLASSES)]

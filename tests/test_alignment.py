@@ -12,15 +12,17 @@ from resup.alignment import ClassAlignment
 
 def test_equal_shares_change_nothing():
     alignment, logits = ClassAlignment(2), torch.randn(2, 30, 4)
-    alignment.learn(torch.full((2, 4), 250.0))
+    alignment.learn(1, torch.full((4,), 250.0), torch.full((4,), 200.0))
     torch.testing.assert_close(alignment(logits), logits)
 
 
 def test_probabilities_are_divided_by_the_shares_they_settle_on():
     alignment, logits = ClassAlignment(), torch.randn(1, 30, 3)
+    right = torch.tensor([399.0, 99.0, 99.0])
     for _ in range(30):
-        alignment.learn(torch.tensor([[1899.0, 899.0, 199.0]]))  # the last is bounded
-    expected = logits.softmax(-1) / torch.tensor([1.9, 0.9, 0.5])
+        alignment.learn(0, torch.tensor([1899.0, 899.0, 199.0]), right)
+    # 1.9, 0.9 and 0.2 of an average share over 1.5, 0.75 and 0.75; the last is bounded
+    expected = logits.softmax(-1) / torch.tensor([19 / 15, 6 / 5, 1 / 2])
     expected /= expected.sum(-1, keepdim=True)
     torch.testing.assert_close(alignment(logits).softmax(-1), expected)
 
@@ -33,7 +35,7 @@ def test_float32_at_least(dtype):
 
 def test_the_state_dict_knows_the_number_of_classes():
     first, second = ClassAlignment(2), ClassAlignment(2)
-    first.learn(torch.rand(2, 5))
+    first.learn(1, torch.rand(5), torch.rand(5))
     second.load_state_dict(first.state_dict())
     assert torch.equal(first.log_shares, second.log_shares)
 
@@ -60,7 +62,8 @@ def test_only_decoys_and_named_signals_are_aligned():
         weigher.refit()
         before, judged = weigher(logits, targets, record=False), weigher.judge(logits, targets)
         if weigher.decoys is not None:
-            weigher.alignment.learn(torch.tensor([[500.0, 0, 0, 0, 0]]).expand(2, -1))
+            for network in (0, 1):
+                weigher.alignment.learn(network, torch.arange(5.0) ** 3, torch.ones(5))
         assert torch.equal(weigher(logits, targets, record=False), before) != aligns
         assert torch.equal(weigher.judge(logits, targets), judged)
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from resup import SampleWeigher
+from resup.accumulator import DecoyAccumulator
 from resup.balance import ClassBalance, given_up, unaccounted
 
 
@@ -89,26 +90,34 @@ def test_a_common_class_that_is_hardly_predicted_is_given_up(predicted, labels, 
 
 
 @pytest.mark.parametrize(
-    ("predicted", "labels", "rate", "expected"),
+    ("predicted", "labels", "right", "expected"),
     [
-        ([100, 0], [90, 10], 0.0, [0, 1]),
-        ([96, 4], [90, 10], 0.0, [0, 0.6]),
-        ([96, 4], [90, 10], 0.03, [0, 0.3]),  # three of the ten are wrong
-        ([85, 15], [90, 10], 0.0, [0, 0]),
-        ([100, 0, 0], [60, 24, 16], 0.0, [0, 0, 1]),  # 24 is not rare
-        ([100, 0, 0], [75, 15, 10], 0.1, [0, 2 / 3, 0.5]),
-        ([60, 40, 0], [60, 40, 0], 0.0, [0, 0, 0]),
-        ([0, 0], [0, 0], 0.3, [0, 0]),
+        ([100, 0], [90, 10], [90, 10], [0, 1]),
+        ([96, 4], [90, 10], [90, 10], [0, 0.6]),
+        ([96, 4], [90, 10], [87, 7], [0, 0.3]),
+        ([85, 15], [90, 10], [90, 10], [0, 0]),
+        ([100, 0, 0], [60, 24, 16], [60, 24, 16], [0, 0, 1]),  # 24 is not rare
+        ([60, 40, 0], [60, 40, 0], [60, 40, 0], [0, 0, 0]),
+        ([0, 0], [0, 0], [0, 0], [0, 0]),
     ],
 )
-def test_labels_of_a_rare_class_that_are_not_accounted_for(predicted, labels, rate, expected):
-    share = unaccounted(torch.tensor(predicted), torch.tensor(labels), rate)
+def test_labels_of_a_rare_class_that_are_not_accounted_for(predicted, labels, right, expected):
+    share = unaccounted(*(torch.tensor(counts) for counts in (predicted, labels, right)))
     torch.testing.assert_close(share, torch.tensor(expected, dtype=torch.float64))
 
 
+def test_right_labels_where_wrong_ones_are_spread_evenly():
+    logits, targets = torch.randn(1, 100, 3), torch.arange(100) % 2
+    targets[:10] = 2
+    decoys = DecoyAccumulator()
+    decoys.update(logits, targets)
+    assert decoys.right_labels(0.3).tolist() == pytest.approx([30, 30, 0])
+    assert decoys.predictions().tolist() == [torch.bincount(logits[0].argmax(1)).tolist()]
+
+
 def test_labels_of_an_unknown_rare_class_are_lifted_before_all_is_scaled():
-    balance, targets = ClassBalance(2), torch.tensor([0, 1, 1])
-    balance.learn(1, torch.tensor([95, 5]), torch.tensor([90, 10]), 0.0)
+    balance, targets, labels = ClassBalance(2), torch.tensor([0, 1, 1]), torch.tensor([90, 10])
+    balance.learn(1, torch.tensor([95, 5]), labels, labels)
     weights = torch.tensor([[0.2, 0.4, 1.0]]).expand(2, -1)
     expected = torch.tensor([[0.2, 0.4, 1.0], [0.2, 0.7, 1.0]])
     torch.testing.assert_close(balance(weights, targets, 2), expected)

@@ -240,6 +240,11 @@ class DecoyAccumulator(StateModule):
         """Count samples by predicted class, (groups, C)."""
         return self.contradictions.sum((2, 3))
 
+    def right_labels(self, spread_rate: float) -> Tensor:
+        """Count right labels by class, (C,), if such a share is wrong and spread evenly."""
+        labels = self.labels.double()
+        return (labels - spread_rate * labels.sum() / max(len(labels) - 1, 1)).clamp(min=0)
+
     def counts(self) -> tuple[Tensor, ...]:
         """All that is counted, for sums over processes."""
         counts = self.histograms.counts, self.contradictions, self.disputes, self.labels

@@ -1,4 +1,4 @@
-"""Predictions as they would be if a network predicted every class equally often."""
+"""Predictions as they would be if a network predicted rare classes more often."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ MOST = 2.0  # times an average share; with more, networks may come to predict a 
 
 
 class ClassAlignment(StateModule):
-    r"""Divides the probabilities of each class by the share that the network gives to it.
+    r"""Divides the probabilities of each class by how much of a share the network gives to it.
 
     .. math:: \tilde z_{ic} = z_{ic} - \ell_c, \qquad
-        \ell_c \leftarrow \frac12 \Bigl(\ell_c + \log \frac{s_c}{\bar s}\Bigr), \quad
-        s_c = 1 + \sum_j p_{jc}
+        \ell_c \leftarrow \frac12 \Bigl(\ell_c + \log \frac{s_c / \bar s}{e_c / \bar e}\Bigr), \quad
+        s_c = 1 + \sum_j p_{jc}, \quad e_c = \sqrt{1 + r_c}
 
-    after each epoch, from 0 on, with :math:`s_c / \bar s` between 1/2 and 2. A class that is rare,
-    or that a network has hardly learnt yet, gets little probability even where its label is right.
-    By the similarity to such a prediction the label looks wrong, and gets no weight. A network that
-    predicts all classes equally often is left as it is.
+    after each epoch, from 0 on, with a ratio between 1/2 and 2, where :math:`r_c` labels of the
+    class are likely right. A class that is rare, or that a network has hardly learnt yet, gets
+    little probability even where its label is right. By the similarity to such a prediction the
+    label looks wrong, and gets no weight. The share is compared with one half way, in logarithms,
+    between equal shares, by which labels of classes that are rare for good would count for too
+    much, and the shares of the right labels, by which those of classes that wrong labels have made
+    common would.
 
     Parameters
     ----------
@@ -48,7 +51,7 @@ class ClassAlignment(StateModule):
     >>> alignment(logits).argmax(-1)
     tensor([[0, 0, 0]])
     >>> for epoch in range(3):
-    ...     alignment.learn(100 * logits.softmax(-1).sum(1))
+    ...     alignment.learn(0, 100 * logits[0].softmax(-1).sum(0), torch.tensor([100.0, 200.0]))
     >>> alignment(logits).argmax(-1)
     tensor([[0, 1, 1]])
     """
@@ -72,9 +75,9 @@ class ClassAlignment(StateModule):
         return logits - self.log_shares[:, None]
 
     @torch.no_grad()
-    def learn(self, probabilities: Tensor) -> None:
-        """Go half way to the shares of an epoch: its summed probabilities, (groups, C)."""
-        self._make_room(probabilities.shape[1])
-        shares = 1 + probabilities.double()
-        shares = (shares / shares.mean(1, keepdim=True)).clamp(1 / MOST, MOST)
-        self.log_shares.lerp_(shares.log().float(), 0.5)
+    def learn(self, group: int, probabilities: Tensor, right: Tensor) -> None:
+        """Take in an epoch of a network: its summed probabilities and likely right labels, (C,)."""
+        self._make_room(len(probabilities))
+        shares, expected = 1 + probabilities.double(), (1 + right).sqrt()
+        ratio = (shares / shares.mean() * expected.mean() / expected).clamp(1 / MOST, MOST)
+        self.log_shares[group].lerp_(ratio.log().float(), 0.5)

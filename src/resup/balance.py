@@ -43,21 +43,18 @@ def rare(labels: Tensor) -> Tensor:
     return labels < COMMON * labels.sum() / len(labels)
 
 
-def unaccounted(predictions: Tensor, labels: Tensor, spread_rate: float) -> Tensor:
-    r"""Share of each rare class's labels that nothing accounts for: neither right nor wrong.
+def unaccounted(predictions: Tensor, labels: Tensor, right: Tensor) -> Tensor:
+    r"""Share of each rare class's labels that should be right, but are not predicted.
 
-    .. math:: f_c = \max\Bigl(0, \; 1 - \frac{m_c + \pi_d N / (C - 1)}{n_c}\Bigr)
+    .. math:: f_c = \max\Bigl(0, \; \frac{r_c - m_c}{n_c}\Bigr)
 
-    of :math:`n_c` labels, of which a network predicts :math:`m_c`, and of which so many are wrong
-    if a share :math:`\pi_d` of all N labels is wrong and spread evenly over the other classes. What
-    is left are labels of a class that the network does not know, which it cannot judge.
+    of :math:`n_c` labels, of which :math:`r_c` are likely right and a network predicts :math:`m_c`.
+    A network cannot judge labels of a class that it does not know.
 
     Parameters
     ----------
-    predictions, labels : Tensor of shape (C,)
-        Samples by predicted class and by given label.
-    spread_rate : float
-        Share of labels that are wrong and spread evenly.
+    predictions, labels, right : Tensor of shape (C,)
+        Samples by predicted class, by given label, and of these the right ones.
 
     Returns
     -------
@@ -68,12 +65,12 @@ def unaccounted(predictions: Tensor, labels: Tensor, spread_rate: float) -> Tens
     --------
     >>> import torch
     >>> from resup.balance import unaccounted
-    >>> unaccounted(torch.tensor([70, 30, 0]), torch.tensor([60, 30, 10]), spread_rate=0.05)
-    tensor([0.0000, 0.0000, 0.7500], dtype=torch.float64)
+    >>> labels = torch.tensor([60, 30, 10])
+    >>> unaccounted(torch.tensor([70, 28, 2]), labels, right=labels - 1)
+    tensor([0.0000, 0.0000, 0.7000], dtype=torch.float64)
     """
-    wrong = spread_rate * labels.sum() / max(len(labels) - 1, 1)
-    known = (predictions + wrong).double() / labels.clamp(min=1)
-    return torch.where(rare(labels) & (labels > 0), (1 - known).clamp(min=0), 0.0)
+    missing = (right - predictions).double().clamp(min=0) / labels.clamp(min=1)
+    return torch.where(rare(labels), missing, 0.0)
 
 
 class ClassBalance(StateModule):
@@ -138,10 +135,10 @@ class ClassBalance(StateModule):
                 self.sums = self.sums.new_zeros(len(self.on), n_classes, 2)
 
     @torch.no_grad()
-    def learn(self, group: int, predictions: Tensor, labels: Tensor, spread_rate: float) -> None:
-        """Take in how often a network predicted each class in an epoch, for `unaccounted`."""
+    def learn(self, group: int, predictions: Tensor, labels: Tensor, right: Tensor) -> None:
+        """Take in what an epoch has shown of each class, (C,): see `unaccounted`."""
         self._make_room(len(labels))
-        self.least[group] = unaccounted(predictions, labels, spread_rate)
+        self.least[group] = unaccounted(predictions, labels, right)
 
     @torch.no_grad()
     def forward(

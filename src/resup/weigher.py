@@ -31,7 +31,7 @@ UNSEEN = 0.3  # of the noise rate, added in training where the decoys account fo
 
 def _fit_again(weigher: SampleWeigher, _: Any) -> None:
     if weigher._whole:  # else torch is about to name what is missing
-        weigher._fit(None)
+        weigher._fit(again=True)
 
 
 class SampleWeigher(StateModule):
@@ -215,17 +215,16 @@ class SampleWeigher(StateModule):
                 )
             return
         self.fitted_counts.copy_(self.seen.counts)
-        epoch = None
         if self.decoys is not None:
             self.decoys.match_classes()
             for counts in self.decoys.counts():
                 add_up(counts)
             self.fitted_decoys.copy_(self.decoys.histograms.counts)
-            self.alignment.learn(self.decoys.probabilities)
             self.memory.look(self.decoys)
-            epoch = self.decoys.predictions(), self.decoys.labels.clone()
-        self.reset()
-        self._fit(epoch)
+        try:
+            self._fit()
+        finally:
+            self.reset()
 
     def reset(self) -> None:
         """Forget what was shown since the last `refit`."""
@@ -252,8 +251,7 @@ class SampleWeigher(StateModule):
         self._whole = all(f"{prefix}{key}" in state_dict for key in self.state_dict())
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def _fit(self, epoch: tuple[Tensor, Tensor] | None) -> None:
-        """Fit to `fitted_counts`; an epoch's predictions and labels only where it is a new one."""
+    def _fit(self, again: bool = False) -> None:
         self.mixtures_, self.noise_rates_, self.balanced = [], [], False
         histograms = [SimilarityHistogram(counts) for counts in self.fitted_counts]
         if not any(histogram.total for histogram in histograms):
@@ -276,21 +274,19 @@ class SampleWeigher(StateModule):
                     stacklevel=3,
                 )
             else:
-                self._load_weights(network, mixture, histogram, epoch)
+                self._load_weights(network, mixture, histogram, again)
 
     def _load_weights(
-        self,
-        network: int,
-        mixture: Any,
-        histogram: SimilarityHistogram,
-        epoch: tuple[Tensor, Tensor] | None,
+        self, network: int, mixture: Any, histogram: SimilarityHistogram, again: bool
     ) -> None:
         rate, odds, waiting = self.noise_rates_[-1], mixture, False
         if self.decoys is not None:
-            if epoch is not None:
+            if not again:
                 self.memory.find(network, rate)
-                predictions, labels = epoch
-                self.balance.learn(network, predictions[network], labels, mixture.decoy_rate_)
+                right = self.decoys.right_labels(mixture.decoy_rate_)
+                self.alignment.learn(network, self.decoys.probabilities[network], right)
+                predictions = self.decoys.predictions()[network]
+                self.balance.learn(network, predictions, self.decoys.labels, right)
             most = max(self.memory.most(network), self.mixture.noise_rate or 0.0)
             waiting = bool(self.memory.waiting)
             given_up = bool(self.memory.given_up[network].all())
