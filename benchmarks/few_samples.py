@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
-from small_trainings import arguments, hits, shuffled, span, trainer_of, write_table
+from small_trainings import arguments, hits, span, trainer_of, write_table
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -44,16 +44,16 @@ def run(n: int, kind: str, seed: int, warmups: Iterable[int]) -> dict:
     wrong = given.numpy() != y[:n]
     data = TensorDataset(x[:n], given)
     record = {"realised": noise.noise_rate(y[:n], given)}
-    for warmup in (EPOCHS, *warmups):
+    for name, warmup in {"plain": EPOCHS, **{f"warm-up {w}": w for w in warmups}}.items():
         torch.manual_seed(seed)
         trainer = trainer_of((network(), network()), warmup)
-        trainer.fit(shuffled(data, SIZES[n]), EPOCHS)
+        trainer.fit(DataLoader(data, SIZES[n], shuffle=True), EPOCHS)
         accuracy = float(hits(trainer.models[0], x[n:], y[n:]).mean())
-        if warmup == EPOCHS:
-            record["plain"] = accuracy
+        if name == "plain":
+            record[name] = accuracy
             continue
         clean = trainer.clean_probability(DataLoader(data, 500)).numpy()
-        record[f"warm-up {warmup}"] = {
+        record[name] = {
             "found": float(np.mean(trainer.weigher.noise_rates_)),
             "auroc": float(roc_auc_score(~wrong, clean)) if wrong.any() else None,
             "accuracy": accuracy,

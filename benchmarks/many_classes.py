@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
-from small_trainings import arguments, hits, network, shuffled, span, trainer_of, write_table
+from small_trainings import arguments, hits, network, span, trainer_of, write_table
 from torch.utils.data import DataLoader, TensorDataset
 
 from resup import noise
@@ -49,7 +49,7 @@ def run(classes: int, transition: np.ndarray, seed: int) -> dict:
     for name, warmup in (("plain", EPOCHS), ("resup", 1)):
         torch.manual_seed(seed)
         trainer = trainer_of((network(inputs, classes), network(inputs, classes)), warmup)
-        trainer.fit(shuffled(data, BATCH), EPOCHS)
+        trainer.fit(DataLoader(data, BATCH, shuffle=True), EPOCHS)
         record[name] = float(hits(trainer.models[0], *test).mean())
     clean = trainer.clean_probability(DataLoader(data, 500)).numpy()
     record["found"] = float(np.mean(trainer.weigher.noise_rates_))

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
-from small_trainings import arguments, hits, network, shuffled, span, trainer_of, write_table
+from small_trainings import arguments, hits, network, span, trainer_of, write_table
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from resup import noise
 
@@ -71,7 +71,7 @@ def run(data, ratio: int, transition: np.ndarray, seed: int) -> dict:
         trainer = trainer_of(pair, warmup=EPOCHS if name == "plain" else 1)
         if name == "not aligned":
             trainer.weigher.alignment.learn = lambda *_: None
-        trainer.fit(shuffled(TensorDataset(x, given), batch), EPOCHS)
+        trainer.fit(DataLoader(TensorDataset(x, given), batch, shuffle=True), EPOCHS)
         right = hits(pair[0], x_test, y_test)
         classes = [float(right[y_test == c].mean()) for c in range(CLASSES)]
         record[name] = {"found": float(np.mean(trainer.weigher.noise_rates_)), "classes": classes}

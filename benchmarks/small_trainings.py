@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
@@ -32,10 +31,6 @@ def trainer_of(pair: tuple[nn.Module, nn.Module], warmup: int) -> CoTrainer:
     """Make a trainer with default settings; with a warm-up to the end it is plain training."""
     optimizer = torch.optim.Adam([p for net in pair for p in net.parameters()], 1e-3)
     return CoTrainer(pair, optimizer, warmup_epochs=warmup, progress=False)
-
-
-def shuffled(data: Dataset[Any], batch: int) -> DataLoader[Any]:
-    return DataLoader(data, batch, shuffle=True)
 
 
 @torch.no_grad()

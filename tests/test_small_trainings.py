@@ -42,4 +42,4 @@ def test_rare_classes_are_learnt_from_few_samples():
     script = importlib.import_module("rare_classes")
     records = [script.run(script.digits, 10, script.NOISES["none"], seed) for seed in (0, 1)]
     plain, resup = (np.mean([r[name]["classes"] for r in records]) for name in ("plain", "resup"))
-    assert resup > plain - 0.04  # it was 0.09 lower
+    assert resup > plain - 0.04  # it was 0.27 lower
