@@ -21,8 +21,9 @@ def test_probabilities_are_divided_by_the_shares_they_settle_on():
     right = torch.tensor([399.0, 99.0, 99.0])
     for _ in range(30):
         alignment.learn(0, torch.tensor([1899.0, 899.0, 199.0]), right)
-    # 1.9, 0.9 and 0.2 of an average share over 1.5, 0.75 and 0.75; the last is bounded
-    expected = logits.softmax(-1) / torch.tensor([19 / 15, 6 / 5, 1 / 2])
+    # 1.9, 0.9 and 0.2 of an average share over 4/3, 3/4 and 3/4, or 24/17 and 27/34 relative to
+    # their mean; the last is bounded
+    expected = logits.softmax(-1) / torch.tensor([1.9 * 17 / 24, 0.9 * 34 / 27, 1 / 2])
     expected /= expected.sum(-1, keepdim=True)
     torch.testing.assert_close(alignment(logits).softmax(-1), expected)
 

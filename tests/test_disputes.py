@@ -141,17 +141,18 @@ def test_decoys_are_forgotten_with_the_rest():
     assert memory.seen_held.item() == pytest.approx(0.2)
 
 
-def test_what_was_shown_while_a_class_is_given_up_is_forgotten():
+def test_what_was_shown_before_every_class_was_predicted_is_forgotten():
     memory = NoiseMemory(2)
-    for gives_up in (True, True, True, False, False):
+    for first, second in ((1, 0), (1, 1), (1, 1), (0, 0), (0, 0)):
         shown_ = epoch((0.3, 0.3), (0, 0))
-        if gives_up:  # the first network predicts another class in place of the first
-            shown_.contradictions[0, 1] += shown_.contradictions[0, 0]
-            shown_.contradictions[0, 0] = 0
+        for network, gives_up in enumerate((first, second)):
+            if gives_up:  # it predicts another class in place of the first
+                shown_.contradictions[network, 1] += shown_.contradictions[network, 0]
+                shown_.contradictions[network, 0] = 0
         memory.look(shown_)
         for network in (0, 1):
             memory.find(network, 0.4)
-        memory.of_decoys.fill_(0.4 if gives_up else 0.2)
+        memory.of_decoys.fill_(0.4 if first else 0.2)
     assert memory.seen_held.tolist() == pytest.approx([0.0, 0.4])
     memory.look(epoch((0.3, 0.3), (0, 0)))
     assert memory.seen_held.tolist() == pytest.approx([0.3, 0.4])

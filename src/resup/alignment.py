@@ -9,7 +9,8 @@ from ._module import StateModule
 
 __all__ = ["ClassAlignment"]
 
-MOST = 2.0  # times an average share; with more, networks may come to predict a rare class alone
+MOST = 2.0  # times what is expected; with more, networks may come to predict a rare class alone
+ALIKE = 1.5  # times an average share: wrong labels can make as much of a difference
 
 
 class ClassAlignment(StateModule):
@@ -17,15 +18,15 @@ class ClassAlignment(StateModule):
 
     .. math:: \tilde z_{ic} = z_{ic} - \ell_c, \qquad
         \ell_c \leftarrow \frac12 \Bigl(\ell_c + \log \frac{s_c / \bar s}{e_c / \bar e}\Bigr), \quad
-        s_c = 1 + \sum_j p_{jc}, \quad e_c = \sqrt{1 + r_c}
+        s_c = 1 + \sum_j p_{jc}, \quad
+        e_c = \frac{q_c}{\min(\max(q_c, 2/3), 3/2)}, \quad q_c = \frac{1 + r_c}{1 + \bar r}
 
     after each epoch, from 0 on, with a ratio between 1/2 and 2, where :math:`r_c` labels of the
     class are likely right. A class that is rare, or that a network has hardly learnt yet, gets
     little probability even where its label is right. By the similarity to such a prediction the
-    label looks wrong, and gets no weight. The share is compared with one half way, in logarithms,
-    between equal shares, by which labels of classes that are rare for good would count for too
-    much, and the shares of the right labels, by which those of classes that wrong labels have made
-    common would.
+    label looks wrong, and gets no weight. Equal shares are expected of classes with up to half as
+    many right labels again as the average, or two thirds: wrong labels may have made one common
+    and another rare. Larger differences are expected less this factor.
 
     Parameters
     ----------
@@ -78,6 +79,7 @@ class ClassAlignment(StateModule):
     def learn(self, group: int, probabilities: Tensor, right: Tensor) -> None:
         """Take in an epoch of a network: its summed probabilities and likely right labels, (C,)."""
         self._make_room(len(probabilities))
-        shares, expected = 1 + probabilities.double(), (1 + right).sqrt()
+        shares, expected = 1 + probabilities.double(), 1 + right.double()
+        expected /= (expected / expected.mean()).clamp(1 / ALIKE, ALIKE)
         ratio = (shares / shares.mean() * expected.mean() / expected).clamp(1 / MOST, MOST)
         self.log_shares[group].lerp_(ratio.log().float(), 0.5)

@@ -39,8 +39,8 @@ class NoiseMemory(StateModule):
     too little to contradict labels: a rate is forgotten after its epoch until they differ on at
     most 0.35 of the surest tenth of either's predictions, and every weight stays 1 while they
     differ on more than half of it and on less than ever before. A rate is also forgotten after its
-    epoch while a network that finds most labels right gives up a class, whose right labels look
-    like decoys to it.
+    epoch until a network that finds most labels right has once predicted every common class: right
+    labels of a class that it has not learnt yet look like decoys.
 
     Parameters
     ----------
@@ -66,6 +66,8 @@ class NoiseMemory(StateModule):
         Highest that three fits in a row have found.
     given_up : Tensor of shape (networks, 2), bool
         Of the last two epochs, see :func:`resup.balance.given_up`.
+    beginning : Tensor of shape (networks,), bool
+        Whether the network has given up a class in every epoch so far.
     disputed : Tensor of shape (), float64
         Lowest share so far of their surest predictions on which the networks differ.
     waiting : Tensor of shape (), bool
@@ -84,6 +86,7 @@ class NoiseMemory(StateModule):
     found: Tensor
     found_held: Tensor
     given_up: Tensor
+    beginning: Tensor
     disputed: Tensor
     waiting: Tensor
 
@@ -98,6 +101,7 @@ class NoiseMemory(StateModule):
         self.register_buffer("found", rates.new_zeros(networks, 2))
         self.register_buffer("found_held", rates.clone())
         self.register_buffer("given_up", torch.zeros(networks, 2, dtype=torch.bool))
+        self.register_buffer("beginning", torch.ones(networks, dtype=torch.bool))
         self.register_buffer("disputed", torch.tensor(torch.inf, dtype=torch.float64))
         self.register_buffer("waiting", torch.tensor(True))
 
@@ -107,8 +111,8 @@ class NoiseMemory(StateModule):
         return self.disputed.item() <= DISPUTED
 
     def blind(self) -> Tensor:
-        """Whether each network gives up a class though it finds most labels right, (networks,)."""
-        return self.given_up.all(1) & ~(self.seen[:, 1] > MAJORITY)
+        """Whether each network finds most labels right but has yet to learn a class."""
+        return self.beginning & ~(self.seen[:, 1] > MAJORITY)
 
     def is_new(self, network: int) -> bool:
         """Whether fewer than two epochs in a row are remembered."""
@@ -116,10 +120,10 @@ class NoiseMemory(StateModule):
 
     def look(self, epoch: DecoyAccumulator) -> None:
         """Take in what an epoch has shown, summed over all processes."""
-        blind = self.blind()
+        forgets = self.blind() | (not self.believes)
         now = given_up(epoch.predictions(), epoch.labels)
         self.given_up.copy_(torch.stack([self.given_up[:, 1], now], 1))
-        forgets = blind | self.blind() | (not self.believes)
+        self.beginning &= now
         self.seen[forgets] = torch.nan
         self.of_decoys[forgets] = torch.nan
         if epoch.disputes.any():

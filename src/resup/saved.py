@@ -23,7 +23,7 @@ from .distributed import everyones, rank, unwrap
 from .judge import JudgingPair
 from .progress import EpochProgress
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 
 
 class SavedPair(JudgingPair):
