@@ -237,6 +237,13 @@ def test_two_narrow_components_near_each_other_are_found(rng):
     assert (fitted.predict(s) == np.repeat([0, 1], 500)).mean() > 0.99
 
 
+def test_components_unlike_the_prior_are_found_without_it(rng):
+    s = np.concatenate([rng.beta(1, 20, 500), rng.beta(5, 2, 500)])
+    fitted = BetaMixture(prior=0).fit(s)
+    np.testing.assert_allclose(fitted.weights_, [0.5, 0.5], atol=0.03)
+    assert (fitted.predict(s) == np.repeat([0, 1], 500)).mean() > 0.99
+
+
 def test_score_is_the_lower_bound_of_plain_likelihood():
     s = draw(TWO, 2000)
     fitted = BetaMixture(prior=0).fit(s)
@@ -287,11 +294,12 @@ def test_a_warm_start_does_not_go_on_from_a_degenerate_fit(before, m_step):
     np.testing.assert_array_equal(parameters(mixture.fit(s)), parameters(fresh))
 
 
-def test_a_fitted_mixture_does_not_change_with_its_parameters(rng):
+@pytest.mark.parametrize("n_components", [2, 4])
+def test_a_fitted_mixture_does_not_change_with_its_parameters(n_components):
     s = draw(TWO, 500)
-    mixture = BetaMixture(random_state=0).fit(s)
+    mixture = BetaMixture(n_components, random_state=0).fit(s)
     before = mixture.predict_proba(s), mixture.bic(s), mixture.aic(s), mixture.sample(9)[0]
-    mixture.set_params(n_components=3)
+    mixture.set_params(n_components=3, clip=0.1)
     after = mixture.predict_proba(s), mixture.bic(s), mixture.aic(s), mixture.sample(9)[0]
     for one, other in zip(before, after, strict=True):
         np.testing.assert_array_equal(one, other)

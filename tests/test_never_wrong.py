@@ -93,6 +93,14 @@ def test_any_beta_mixture_is_usable(samples, k, how):
         assert (np.diff(mixture.lower_bounds_) >= -1e-9).all()
 
 
+def test_a_posterior_that_takes_all_labels_for_wrong_is_told(rng):
+    s = np.concatenate([np.zeros(1200), rng.beta(5, 2, 800)])
+    with pytest.warns(ConvergenceWarning, match="no similarity is likelier right than wrong"):
+        mixture = BetaMixture().fit(s)
+    assert mixture.degenerate_
+    assert (mixture.predict_proba(GRID)[:, 1] == 1).all()
+
+
 @pytest.mark.parametrize("s", [[0.3], [0.3] * 50, [0.0] * 50, [1.0] * 50])
 def test_one_value_is_no_beta_mixture(s):
     with pytest.warns(ConvergenceWarning, match="do not support 2 components; every posterior is"):

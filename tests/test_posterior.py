@@ -212,8 +212,11 @@ def test_probabilities_that_are_none(proba, message):
         def predict_proba(self, X):
             return proba(len(X))
 
+    mixture = AnyMixture(Broken())
     with pytest.raises(ValueError, match=message):
-        AnyMixture(Broken()).fit([0.1, 0.9])
+        mixture.fit([0.1, 0.9])
+    with pytest.raises(NotFittedError, match="call fit"):
+        mixture.predict_proba([0.5])
 
 
 def test_any_mixture_refuses_what_is_no_similarity():

@@ -377,6 +377,8 @@ def test_columns_that_are_no_probabilities():
     columns = {"given": [0, 1], "suggested": [1, 1], "agree": [True, False]}
     with pytest.raises(ValueError, match=r"clean_b must lie in \[0, 1\], got values from -0.1"):
         LabelReport.ranked(**columns, clean_a=[0.1, 0.2], clean_b=[0.3, -0.1])
+    with pytest.raises(ValueError, match=r"given must be integers, got 1\.5"):
+        LabelReport.ranked([1, 1.5], [0, 1], [True, True], [0.5, 0.5], [0.5, 0.5])
     with pytest.raises(ValueError, match=r"clean_b must have shape \(2,\), got \(3,\)"):
         LabelReport.ranked(**columns, clean_a=[0.1, 0.2], clean_b=[0.3, 0.1, 0.2])
     half = torch.tensor([0.5, 0.25], dtype=torch.bfloat16, requires_grad=True)

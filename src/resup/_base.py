@@ -132,7 +132,7 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
         `sample` draws there: compare only estimators of one `clip`, here and by `score`, `bic` and
         `aic`.
         """
-        inside = np.clip(self._samples(X), self.clip, 1 - self.clip)
+        inside = np.clip(self._samples(X), self._clip, 1 - self._clip)
         return self._mixture().log_density(inside)
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -178,7 +178,7 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
         return Mixture(self.weights_, self.alphas_, self.betas_)
 
     def _posterior(self, x: Array) -> Array:
-        return self._mixture().responsibilities(np.clip(x, self.clip, 1 - self.clip)).T
+        return self._mixture().responsibilities(np.clip(x, self._clip, 1 - self._clip)).T
 
     def _column(self, X: Any, reset: bool) -> Any:
         """X as an array or a histogram, once its number and names of features are checked."""
@@ -215,6 +215,7 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
     def _take(self, mixture: Mixture) -> None:
         self.weights_, self.alphas_, self.betas_ = mixture.weights, mixture.alphas, mixture.betas
         self.means_ = mixture.means
+        self._clip = self.clip  # a parameter may be set later
 
     def _check_parameters(self) -> None:
         raise NotImplementedError

@@ -66,7 +66,11 @@ def count(s: NDArray[Any], weights: NDArray[Any] | None, name: str = "similariti
     for start in range(0, len(s), _CHUNK):
         part = slice(start, start + _CHUNK)
         w = None if weights is None else weights[part]
-        values = as_similarities(s[part], name)
+        try:
+            values = as_similarities(s[part], name)
+        except ValueError:
+            as_similarities(s, name)  # says what is wrong with all of them
+            raise
         counts += np.bincount(_keys(values, workspace), w, len(counts))
     return np.asarray(np.bincount(_BIN_OF_KEY, counts, N_BINS), np.float64)
 
@@ -169,7 +173,7 @@ def to_numpy(values: Any) -> NDArray[Any]:
         values = values.detach().cpu()
         if str(values.dtype) == "torch.bfloat16":
             values = values.float()
-    if np.ma.is_masked(values):
+    if np.ma.isMaskedArray(values) and np.ma.is_masked(values):
         raise ValueError("values must not be masked; pass values.compressed()")
     return np.asarray(values)
 

@@ -74,7 +74,8 @@ class BetaMixture(SimilarityMixture):
     degenerate_ : bool
         True if the data do not support the components: too few distinct values, two components
         alike, no sample in the last, or (with m_step="ml") a likelihood no higher than that of the
-        last alone. Every posterior is then 1, with a `ConvergenceWarning`.
+        last alone or a posterior nowhere above one half. Every posterior is then 1, with a
+        `ConvergenceWarning`.
     log_odds_ : LogOdds or None
         The posterior in closed form, for :class:`resup.Posterior`; None for over two components.
     n_features_in_ : int
@@ -195,23 +196,28 @@ class BetaMixture(SimilarityMixture):
             or fitted.weights[-1] < 1e-4
             or (apart < 1e-3).any()
         )
-        if self.m_step == "ml" and self.n_iter_ and self.n_components > 1 and not self.degenerate_:
+        judged = self.m_step == "ml" and self.n_iter_ > 0
+        if judged and self.n_components > 1 and not self.degenerate_:
             self.degenerate_ = gain_over_last(fitted, inside, w) <= 0
         self._take(fitted)
+        why = f"the data do not support {self.n_components} components"
         self.log_odds_ = None  # more than two components have no closed form
-        if self.degenerate_ or self.n_components == 1:
-            self.log_odds_ = ALWAYS_RIGHT
-        elif self.n_components == 2:
+        if self.n_components == 2 and not self.degenerate_:
             a, b, c = fitted.log_odds.tolist()
             self.log_odds_ = LogOdds(a, b, c, self.clip, 1 - self.clip).rising()
+            if judged and self.log_odds_(1.0) <= 0:
+                self.degenerate_ = True
+                why = "no similarity is likelier right than wrong by this prior; try a smaller one"
+        if self.degenerate_ or self.n_components == 1:
+            self.log_odds_ = ALWAYS_RIGHT
         at_zero = float(w[x <= self.clip].sum() / w.sum())
         if self.degenerate_:
-            warn(f"the data do not support {self.n_components} components; every posterior is 1")
+            warn(f"{why}; every posterior is 1")
         elif self.n_components > 1 and at_zero > MANY and 1 - fitted.weights[-1] < 0.9 * at_zero:
             warn(
                 f"{at_zero:.0%} of the values lie within {self.clip:g} of 0, where a Beta may take "
                 f"them for those at 1, and only {1 - fitted.weights[-1]:.0%} are found wrong; try "
-                "clip=0.01"
+                + ("clip=0.01" if self.clip < 0.01 else "a smaller prior")
             )
         elif self.tol and self.max_iter and not self.converged_:
             warn(f"EM did not converge in {self.max_iter} iterations; raise max_iter or tol")

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from .histogram import SimilarityHistogram, as_similarities, to_numpy
+from .histogram import SimilarityHistogram, as_column, as_similarities, to_numpy
 
 __all__ = [
     "plot_history",
@@ -248,7 +248,7 @@ def plot_suspects(
     -------
     ndarray of Axes
     """
-    pictures, given, w = map(to_numpy, (images, labels, weights))
+    pictures, given, w = to_numpy(images), to_numpy(labels), as_column(weights, "weights")
     truth = None if true is None else to_numpy(true)
     if pictures.ndim != 3 and (pictures.ndim != 4 or pictures.shape[3] not in (3, 4)):
         raise ValueError(f"images must have shape (N, H, W) or (N, H, W, 3), got {pictures.shape}")
@@ -267,7 +267,7 @@ def plot_suspects(
     between = "\n" if given.dtype.kind in "OUS" else ", "  # names are long
     shown = np.ravel([axes] if isinstance(axes, Axes) else list(axes))
     for ax, i in zip(shown, np.argsort(w, kind="stable"), strict=False):
-        ax.imshow(pictures[i], cmap="gray_r" if pictures.ndim == 3 else None)
+        ax.imshow(pictures[i], cmap="gray" if pictures.ndim == 3 else None)
         known = "" if truth is None else f"{between}is {truth[i]}"
         wrong = truth is not None and truth[i] != given[i]
         title = f"given {given[i]}{known}\nw = {w[i]:.2f}"

@@ -244,23 +244,22 @@ class AnyMixture:
         counts, total = summary.counts, summary.total
         if not total > 0:
             raise ValueError("similarities must hold at least one sample, got 0 sample(s)")
-        self.estimator_ = clone(self.estimator, safe=False)
-        self.order_ = np.arange(0)
-        self.degenerate_ = bool(np.count_nonzero(counts) < 2)
-        if self.degenerate_:
+        estimator = clone(self.estimator, safe=False)
+        if np.count_nonzero(counts) < 2:
+            self.estimator_, self.order_, self.degenerate_ = estimator, np.arange(0), True
             return self
-        if hasattr(self.estimator_, "get_params"):
-            given = self.estimator_.get_params().items()
+        if hasattr(estimator, "get_params"):
+            given = estimator.get_params().items()
             unset = {name: 0 for name, v in given if name.endswith("random_state") and v is None}
-            self.estimator_.set_params(**unset)
+            estimator.set_params(**unset)
         n = min(ROWS, max(round(total), int(np.count_nonzero(counts))))
         places = (np.arange(n) + 0.5) * (total / n)
-        self.estimator_.fit(CENTRES[np.searchsorted(counts.cumsum(), places), None])
-        self.degenerate_ = bool(getattr(self.estimator_, "degenerate_", False))
-        proba = self._columns(CENTRES.copy())  # an estimator may want to write
+        estimator.fit(CENTRES[np.searchsorted(counts.cumsum(), places), None])
+        proba = _columns(estimator, CENTRES.copy())  # an estimator may want to write
         mass = counts @ proba
         means = (counts * CENTRES) @ proba / np.where(mass > 0, mass, np.inf)
-        self.order_ = np.argsort(means, kind="stable")
+        self.estimator_, self.order_ = estimator, np.argsort(means, kind="stable")
+        self.degenerate_ = bool(getattr(estimator, "degenerate_", False))
         return self
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
@@ -281,21 +280,24 @@ class AnyMixture:
         if not hasattr(self, "estimator_"):
             raise NotFittedError("call fit before predict_proba")
         s = as_similarities(X).astype(np.float64)
-        return self._columns(s)[:, self.order_] if len(self.order_) else np.ones((len(s), 1))
-
-    def _columns(self, s: NDArray[np.float64]) -> NDArray[np.float64]:
-        proba = to_numpy(self.estimator_.predict_proba(s[:, None])).astype(np.float64)
-        if proba.ndim != 2 or len(proba) != len(s) or not proba.shape[1]:
-            raise ValueError(
-                f"predict_proba of {self.estimator_!r} must give shape ({len(s)}, components), "
-                f"got {proba.shape}"
-            )
-        if not (np.abs(proba - 0.5) <= 0.5 + 1e-6).all():
-            raise ValueError(
-                f"predict_proba of {self.estimator_!r} must give finite values in [0, 1], "
-                f"got values from {proba.min():g} to {proba.max():g}"
-            )
-        return proba.clip(0, 1)
+        if not len(self.order_):
+            return np.ones((len(s), 1))
+        return _columns(self.estimator_, s)[:, self.order_]
 
     def __repr__(self) -> str:
         return f"AnyMixture({self.estimator!r})"
+
+
+def _columns(estimator: Any, s: NDArray[np.float64]) -> NDArray[np.float64]:
+    proba = to_numpy(estimator.predict_proba(s[:, None])).astype(np.float64)
+    if proba.ndim != 2 or len(proba) != len(s) or not proba.shape[1]:
+        raise ValueError(
+            f"predict_proba of {estimator!r} must give shape ({len(s)}, components), "
+            f"got {proba.shape}"
+        )
+    if not (np.abs(proba - 0.5) <= 0.5 + 1e-6).all():
+        raise ValueError(
+            f"predict_proba of {estimator!r} must give finite values in [0, 1], "
+            f"got values from {proba.min():g} to {proba.max():g}"
+        )
+    return proba.clip(0, 1)

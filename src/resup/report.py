@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ._checks import check_number
 from .fdr import HIDDEN, q_values
-from .histogram import as_similarities, to_numpy
+from .histogram import as_numbers, as_similarities, to_numpy
 
 __all__ = ["LabelReport"]
 
@@ -55,7 +55,8 @@ class LabelReport:
     ) -> LabelReport:
         """Make the table from columns in loader order, each (N,)."""
         a, b = _probability("clean_a", clean_a), _probability("clean_b", clean_b)
-        given, suggested, agree = map(to_numpy, (given, suggested, agree))
+        given, suggested = _labels("given", given), _labels("suggested", suggested)
+        agree = to_numpy(agree)
         columns = {"clean_b": b, "given": given, "suggested": suggested, "agree": agree}
         if probability is not None:
             columns["probability"] = _probability("probability", probability)
@@ -66,8 +67,8 @@ class LabelReport:
         order = np.argsort(clean, kind="stable")
         return cls(
             index=order,
-            given=np.asarray(given, np.int64)[order],
-            suggested=np.asarray(suggested, np.int64)[order],
+            given=given[order],
+            suggested=suggested[order],
             clean_probability=clean[order],
             clean_probability_a=a[order],
             clean_probability_b=b[order],
@@ -107,7 +108,7 @@ class LabelReport:
     @property
     def noise_rate(self) -> float:
         """Expected share of wrong labels."""
-        return float(1 - self.clean_probability.mean())
+        return float(1 - self.clean_probability.mean()) if len(self.index) else 0.0
 
     def noise_rate_by_class(self, least: int = 20) -> dict[int, float]:
         """Estimate the share of wrong labels in each given class of at least `least` labels."""
@@ -130,3 +131,12 @@ class LabelReport:
 
 def _probability(name: str, values: Any) -> NDArray[np.float64]:
     return as_similarities(values, name).astype(np.float64)
+
+
+def _labels(name: str, values: Any) -> NDArray[np.int64]:
+    labels = as_numbers(values, name)
+    with np.errstate(invalid="ignore"):
+        whole = labels.astype(np.int64)
+    if (whole != labels).any():
+        raise ValueError(f"{name} must be integers, got {labels[whole != labels][0]}")
+    return whole
