@@ -126,9 +126,7 @@ def test_foreign_files(tmp_path):
 def test_another_format_version(tmp_path, version):
     trainer, loader = make()
     save_checkpoint(trainer.state_dict() | {"format_version": version}, tmp_path / "other.pt")
-    with pytest.raises(
-        ValueError, match=f"format_version {version}, this version of resup reads 6"
-    ):
+    with pytest.raises(ValueError, match=f"format_version {version}, this version of resup reads"):
         trainer.fit(loader, 1, resume=tmp_path / "other.pt")
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from small import adam, assert_same, data, pair, trainer
 from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader, TensorDataset
 
 from resup import CoTrainer
@@ -221,13 +222,31 @@ class FailsAt:
         return iter(self.loader)
 
 
-def test_an_epoch_is_not_lost_to_its_validation(tmp_path):
-    loader = DataLoader(data(), 40)
-    t = trainer()
+@pytest.mark.parametrize("resumes", [False, True])
+def test_a_validation_that_failed_is_made_up_for(resumes, tmp_path):
+    loader, path = DataLoader(data(), 40), tmp_path / "run.pt"
+
+    def fresh():
+        torch.manual_seed(0)
+        models = pair()
+        optimizer = adam(*models)
+        plateau = ReduceLROnPlateau(optimizer, "max", 0.5, patience=0, threshold=9.0)
+        logger = JSONLinesLogger(tmp_path / "log.jsonl")
+        return CoTrainer(models, optimizer, plateau, progress=False, callbacks=[logger])
+
+    expected = fresh().fit(loader, 4, loader)
+    (tmp_path / "log.jsonl").unlink()
+    t = fresh()
     with pytest.raises(OSError, match="a broken image"):
-        t.fit(loader, 4, FailsAt(loader, 2), checkpoint=tmp_path / "run.pt")
-    assert load_checkpoint(tmp_path / "run.pt")["epoch"] == t.epoch == 2
-    assert [record["epoch"] for record in t.fit(loader, 4, loader).history] == [1, 2, 3, 4]
+        t.fit(loader, 4, FailsAt(loader, 2), checkpoint=path)
+    assert load_checkpoint(path)["epoch"] == t.epoch == 2
+    if resumes:
+        t = fresh()
+    t.fit(loader, 4, loader, resume=path if resumes else None)
+    assert t.history == expected.history
+    logged = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
+    assert [record["epoch"] for record in logged] == [1, 2, 3, 4]
+    assert_same(t.models, expected.models)
 
 
 def test_a_loaded_state_is_left_as_it_is():

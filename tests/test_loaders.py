@@ -45,8 +45,14 @@ class Numbered(Dataset):
         return *self.samples[i], i
 
 
-def test_a_loader_without_a_length():
-    t = trainer().fit(DataLoader(Streamed(), 30), 2)
+class Unsized(DataLoader):
+    def __len__(self):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("kind", [DataLoader, Unsized])
+def test_a_loader_without_a_length(kind):
+    t = trainer().fit(kind(Streamed(), 30), 2)
     assert t.epoch == 2
     assert t.clean_probability(DataLoader(Streamed(), 30)).shape == (240,)
 

@@ -42,6 +42,14 @@ def test_an_error_in_validation_does_not_train_an_epoch_twice():
     assert t.fit(loader(), 3, loader()).epoch == 3
 
 
+def test_float64_throughout():
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert trainer().fit(loader(), 3).epoch == 3
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_a_learning_rate_as_a_tensor():
     t = scheduled(lambda o: lr_scheduler.ExponentialLR(o, 0.1), lr=torch.tensor(0.1)).fit(
         loader(), 3

@@ -288,6 +288,17 @@ def test_it_is_made_on_the_meta_device_and_filled_later():
         other = SampleWeigher()
     other.to_empty(device="cpu").load_state_dict(weigher.state_dict())
     assert torch.equal(other.judge(logits, targets), weigher.judge(logits, targets))
+    for each in (weigher, other):
+        each(logits, targets)
+        each.refit()
+    assert torch.equal(other.fitted_counts, weigher.fitted_counts)
+    assert other.noise_rates_ == weigher.noise_rates_
+
+
+def test_its_state_keeps_its_layout_where_images_change_theirs():
+    weigher, logits, targets = fitted_weigher()
+    weigher.to(memory_format=torch.channels_last)
+    weigher(logits, targets)
 
 
 def test_looking_changes_nothing_where_classes_are_balanced():

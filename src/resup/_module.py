@@ -30,7 +30,7 @@ class StateModule(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         def move(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
+            moved = fn(tensor).contiguous()  # channels_last restrides what has four dimensions
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
         super()._apply(move, recurse)  # type: ignore[no-untyped-call]

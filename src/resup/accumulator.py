@@ -27,6 +27,10 @@ class Bins(StateModule):
         edges = torch.tensor(LOGIT_EDGES, dtype=torch.float32)
         self.register_buffer("edges", edges, persistent=False)
 
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self.edges.copy_(torch.tensor(LOGIT_EDGES))  # if it was made on the meta device
+        super()._load_from_state_dict(*args)
+
     def forward(self, log_s: Tensor, log_1ms: Tensor) -> tuple[Tensor, Tensor]:
         """Bin of each similarity, and its weight there: 1, or 0 where it is NaN; float64."""
         logit = (log_s - log_1ms).float()
@@ -191,6 +195,7 @@ class DecoyAccumulator(StateModule):
             Given labels.
         """
         check_stacked(logits, targets, self.groups)
+        targets = targets.long()
         decoys = self.next_labels(targets, logits.shape[2])
         bins = self.histograms.bins(*log_signal(self.signal, logits, decoys))
         self.add(logits, targets, *bins)
@@ -203,7 +208,7 @@ class DecoyAccumulator(StateModule):
                 f"logits must have {before} classes until the next reset, got {n_classes}"
             )
         self.shift.remainder_(n_classes - 1).add_(1)
-        return (targets.long() + self.shift) % n_classes
+        return (targets + self.shift) % n_classes
 
     @torch.no_grad()
     def add(self, logits: Tensor, targets: Tensor, index: Tensor, weights: Tensor) -> None:
@@ -223,7 +228,7 @@ class DecoyAccumulator(StateModule):
         self.contradictions.view(len(logits), -1).scatter_add_(1, index, known)
         index = torch.add((predicted != predicted[0]).any(0), confidence, alpha=2)
         self.disputes.view(len(logits), -1).scatter_add_(1, index, by_all.expand_as(known))
-        self.labels.scatter_add_(0, targets.long(), by_one)
+        self.labels.scatter_add_(0, targets, by_one)
 
     def match_classes(self) -> None:
         """Count as many classes as the other processes, also where there was no batch yet."""
@@ -257,5 +262,6 @@ class DecoyAccumulator(StateModule):
         self.began = False
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        self.edges.copy_(torch.tensor(CONFIDENCE_EDGES))  # if it was made on the meta device
         super()._load_from_state_dict(state_dict, prefix, *args)
         self.began = bool(self.contradictions.any())

@@ -62,7 +62,7 @@ class ClassAlignment(StateModule):
 
     def __init__(self, groups: int = 1) -> None:
         super().__init__()
-        self.register_buffer("log_shares", torch.zeros(groups, 0))
+        self.register_buffer("log_shares", torch.zeros(groups, 0, dtype=torch.float32))
 
     def _make_room(self, n_classes: int) -> None:
         if self.log_shares.shape[1] != n_classes:

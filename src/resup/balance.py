@@ -124,7 +124,7 @@ class ClassBalance(StateModule):
 
     def __init__(self, groups: int = 1) -> None:
         super().__init__()
-        self.register_buffer("least", torch.zeros(groups, 0))
+        self.register_buffer("least", torch.zeros(groups, 0, dtype=torch.float32))
         self.register_buffer("on", torch.zeros(groups, dtype=torch.bool))
         self.register_buffer("sums", torch.zeros(groups, 0, 2, dtype=torch.float64))
 

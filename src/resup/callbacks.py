@@ -153,7 +153,7 @@ class ProbabilityHistory(Callback):
             )
             return
         self.epochs = list(state["epochs"])
-        self._rows = [row.numpy() for row in state["rows"]]
+        self._rows = [row.cpu().numpy() for row in state["rows"]]
 
     def on_fit_start(self, trainer: Any) -> None:
         """Check the order of the loader, and drop the epochs that come again."""

@@ -112,7 +112,7 @@ def load_part(part: Any, saved: Mapping[str, Any], name: str) -> None:
     """Load the state of a model, an optimizer and so on; raise ValueError if it does not fit."""
     try:
         part.load_state_dict(saved)
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, LookupError) as error:
         raise ValueError(f"the state of {name} does not fit: {error}") from error
 
 
@@ -130,14 +130,14 @@ def random_states(generators: Sequence[torch.Generator]) -> dict[str, Any]:
 
 def set_random_states(states: Mapping[str, Any], generators: Sequence[torch.Generator]) -> None:
     """Put the generators back; CUDA's only if there are as many devices as there were."""
-    torch.set_rng_state(states["torch"])
+    torch.set_rng_state(states["torch"].cpu())
     if states["cuda"] and len(states["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(states["cuda"])
+        torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
     name, keys, *rest = states["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002
     random.setstate(states["python"])
     for generator, state in zip(generators, states["loader"], strict=False):
-        generator.set_state(state)
+        generator.set_state(state.cpu())
 
 
 @contextmanager

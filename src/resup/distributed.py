@@ -75,7 +75,7 @@ def global_means(sums: Mapping[str, tuple[Tensor, int]]) -> dict[str, float]:
     return {key: total / count for key, total, count in zip(sums, *both.tolist(), strict=True)}
 
 
-def explain_loss(error: RuntimeError, doing: str) -> None:
+def explain_loss(error: Exception, doing: str) -> None:
     """Raise a clearer error if `error` comes from a collective call, which needs every process.
 
     NCCL's watchdog may end this process before Python sees an error.

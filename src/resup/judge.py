@@ -53,7 +53,8 @@ class JudgingPair(NetworkPair):
         Parameters
         ----------
         loader : iterable of batches
-            In a fixed order, and without augmentation for the clearest view.
+            In a fixed order, and without augmentation for the clearest view: what it draws is the
+            same in every call.
 
         Returns
         -------

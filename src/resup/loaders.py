@@ -18,7 +18,7 @@ def length(loader: Iterable[Any]) -> int | None:
     """Count the batches of an epoch, if the loader can say it."""
     try:
         return len(loader)  # type: ignore[arg-type]
-    except TypeError:  # a generator, or a DataLoader of an IterableDataset
+    except (TypeError, NotImplementedError):  # such as a DataLoader of an IterableDataset
         return None
 
 
@@ -53,12 +53,20 @@ def start_workers(loader: Iterable[Any]) -> None:
         iter(loader)
 
 
+LOST = (RuntimeError, ConnectionError, EOFError)  # where a worker dies, and while it sends a batch
+
+
+def is_lost_worker(error: BaseException) -> bool:
+    """Whether an error of `LOST` may come from a worker that died."""
+    return not isinstance(error, RuntimeError) or "DataLoader worker" in str(error)
+
+
 def until_stopped(loader: Iterable[Any], stopped: Callable[[], bool]) -> Iterator[Any]:
     """Batches of a loader; ends also where its workers were told to stop with this process."""
     try:
         yield from loader
-    except RuntimeError:
-        if not stopped():
+    except LOST as error:
+        if not (stopped() and is_lost_worker(error)):
             raise
 
 

@@ -35,6 +35,7 @@ class SavedPair(JudgingPair):
     callbacks: list[Callback]
     history: list[dict[str, Any]]
     _done: EpochProgress
+    _unfinished: bool  # the last epoch is trained, but not validated
 
     @property
     def is_main_process(self) -> bool:
@@ -56,6 +57,7 @@ class SavedPair(JudgingPair):
             "kinds": self._kinds(),
             "epoch": self.epoch,
             "history": [dict(record) for record in self.history],
+            "unfinished": self._unfinished,
             "epoch_so_far": self._done.state() if self._done.steps else None,
             "callbacks": {name: each.state_dict() for name, each in self._remembering().items()},
             **{name: part.state_dict() for name, part in self._parts().items()},
@@ -77,13 +79,13 @@ class SavedPair(JudgingPair):
                 f"{FORMAT_VERSION}"
             )
         parts = self._parts()
-        known = ("kinds", "epoch", "history", "epoch_so_far", "callbacks")
-        if (kinds := state.get("kinds", self._kinds())) != self._kinds():
+        known = ("kinds", "epoch", "history", "unfinished", "epoch_so_far", "callbacks")
+        if missing := [name for name in (*known, *parts) if name not in state]:
+            raise ValueError(f"state lacks {', '.join(missing)}")
+        if (kinds := state["kinds"]) != self._kinds():
             raise ValueError(
                 f"state is of {', '.join(kinds)}, this trainer has {', '.join(self._kinds())}"
             )
-        if missing := [name for name in (*known, *parts) if name not in state]:
-            raise ValueError(f"state lacks {', '.join(missing)}")
         for name, part in parts.items():
             load_part(part, state[name], name)
         for name, callback in self._remembering().items():
@@ -91,6 +93,7 @@ class SavedPair(JudgingPair):
                 load_part(callback, state["callbacks"][name], name)
         self.epoch = state["epoch"]
         self.history = [dict(record) for record in state["history"]]
+        self._unfinished = state["unfinished"]
         self._done = EpochProgress(**deepcopy(state["epoch_so_far"] or {})).to(self.device)
 
     def _parts(self) -> dict[str, Any]:

@@ -107,10 +107,11 @@ class CoTrainer(SavedPair):
         Epochs done.
     history : list of dict
         One record an epoch, of plain numbers: ``epoch``, ``loss``, ``cross_entropy``,
-        ``consistency``, ``weight_a``, ``weight_b`` (mean weight that each network gives),
-        ``noise_rate_a``, ``noise_rate_b`` (of the mixtures fitted after the epoch), ``lr``, and
-        with a `val_loader` ``val_accuracy_a``, ``val_accuracy_b``. ``consistency`` is there from
-        the first weighed epoch on, the noise rates once there are mixtures.
+        ``consistency``, ``weight_a``, ``weight_b`` (mean weight that each network gives, before
+        `weight_threshold`), ``noise_rate_a``, ``noise_rate_b`` (of the mixtures fitted after the
+        epoch), ``lr``, and with a `val_loader` ``val_accuracy_a``, ``val_accuracy_b``.
+        ``consistency`` is there from the first weighed epoch on, the noise rates once there are
+        mixtures.
     should_stop : bool
         Set to True, in every process, it ends `fit` after the epoch; the next `fit` goes on.
     weigher : SampleWeigher
@@ -220,6 +221,7 @@ class CoTrainer(SavedPair):
         self.should_stop = False
         self._done = EpochProgress().to(self.device)
         self._stop = False
+        self._unfinished = False
 
     # ------------------------------------------------------------------ training
 
@@ -299,14 +301,19 @@ class CoTrainer(SavedPair):
                 given = {"val_loader": val_loader, "checkpoint": checkpoint}
                 length = loaders.length(train_loader)
                 check_alike(self.epoch, self._done.steps, length, given, self.device)
+                if self._unfinished:
+                    self._end_epoch(train_loader, val_loader, checkpoint)
                 while self.epoch < epochs and not (self._stop or self.should_stop):
-                    record = self.train_epoch(train_loader)
-                    if record is None:
+                    means = self.train_epoch(train_loader)
+                    if means is None:
                         self._save(checkpoint, train_loader)
                         break
-                    self._end_epoch(record, train_loader, val_loader, checkpoint)
-            except RuntimeError as error:
-                if not (self._stop and "DataLoader worker" in str(error)):  # told to stop too
+                    self.epoch += 1
+                    self.history.append({"epoch": self.epoch, **means})
+                    self._unfinished = True
+                    self._end_epoch(train_loader, val_loader, checkpoint)
+            except loaders.LOST as error:
+                if not (self._stop and loaders.is_lost_worker(error)):  # told to stop too
                     explain_loss(error, f"after {self.epoch} epochs")
                     raise
             if self._stop:
@@ -315,26 +322,22 @@ class CoTrainer(SavedPair):
 
     def _end_epoch(
         self,
-        means: Mapping[str, float],
         train_loader: Iterable[Any],
         val_loader: Iterable[Any] | None,
         checkpoint: str | os.PathLike[str] | None,
     ) -> None:
-        """Count an epoch and record it, validate, tell schedulers and callbacks, and save."""
-        self.epoch += 1
-        record: dict[str, Any] = {"epoch": self.epoch, **means}
-        self.history.append(record)
-        validated = False
+        """Validate the last epoch, tell schedulers and callbacks, and save."""
+        record = self.history[-1]
         try:
             if val_loader is not None:
                 accuracies = self.evaluate(val_loader)
                 record |= {f"val_{key}": value for key, value in accuracies.items()}
-            validated = True
             self._step_plateaus(record)
+            self._unfinished = False
             for callback in self.callbacks:
                 callback.on_epoch_end(self, record)
         finally:  # what fails here costs no epoch, if no process waits in `evaluate`
-            if checkpoint is not None and (validated or not is_distributed()):
+            if checkpoint is not None and not (self._unfinished and is_distributed()):
                 self._save(checkpoint, train_loader)
 
     def train_epoch(self, loader: Iterable[Any]) -> dict[str, float] | None:
