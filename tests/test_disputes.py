@@ -158,6 +158,19 @@ def test_what_was_shown_before_every_class_was_predicted_is_forgotten():
     assert memory.seen_held.tolist() == pytest.approx([0.3, 0.4])
 
 
+def test_what_is_shown_while_a_class_is_given_up_is_not_taken_in():
+    memory = NoiseMemory(1)
+    for rate, gives_up in ((0.2, 0), (0.2, 0), (0.2, 1), (0.4, 1), (0.4, 1), (0.4, 1), (0.2, 0)):
+        shown_ = epoch([rate], [0])
+        if gives_up:  # it predicts another class in place of the first
+            shown_.contradictions[0, 1] += shown_.contradictions[0, 0]
+            shown_.contradictions[0, 0] = 0
+        memory.look(shown_)
+        memory.find(0, rate)
+    assert memory.seen_held.item() == pytest.approx(0.2)
+    assert memory.found_held.item() == pytest.approx(0.2)
+
+
 def test_hints_of_a_network_that_showed_nothing_are_finite():
     memory, shown_ = NoiseMemory(2), epoch((0.3, 0.3), (0, 0))
     shown_.contradictions[0].zero_()

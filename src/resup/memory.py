@@ -38,9 +38,10 @@ class NoiseMemory(StateModule):
     one half until three fits in a row have found more. And networks that contradict each other know
     too little to contradict labels: a rate is forgotten after its epoch until they differ on at
     most 0.35 of the surest tenth of either's predictions, and every weight stays 1 while they
-    differ on more than half of it and on less than ever before. A rate is also forgotten after its
-    epoch until a network that finds most labels right has once predicted every common class: right
-    labels of a class that it has not learnt yet look like decoys.
+    differ on more than half of it and on less than ever before. Right labels of a class that a
+    network does not predict look like decoys. So if it finds most labels right, a rate is also
+    forgotten after its epoch until the network has once predicted every common class, and none is
+    taken in while it gives one up for two epochs or more.
 
     Parameters
     ----------
@@ -110,9 +111,9 @@ class NoiseMemory(StateModule):
         """Whether the networks have agreed enough for what they show to be remembered."""
         return self.disputed.item() <= DISPUTED
 
-    def blind(self) -> Tensor:
-        """Whether each network finds most labels right but has yet to learn a class."""
-        return self.beginning & ~(self.seen[:, 1] > MAJORITY)
+    def misled(self) -> Tensor:
+        """Whether each network finds most labels right though it does not know a class."""
+        return (self.beginning | self.given_up.all(1)) & ~(self.seen[:, 1] > MAJORITY)
 
     def is_new(self, network: int) -> bool:
         """Whether fewer than two epochs in a row are remembered."""
@@ -120,7 +121,7 @@ class NoiseMemory(StateModule):
 
     def look(self, epoch: DecoyAccumulator) -> None:
         """Take in what an epoch has shown, summed over all processes."""
-        forgets = self.blind() | (not self.believes)
+        forgets = (self.beginning & self.misled()) | (not self.believes)
         now = given_up(epoch.predictions(), epoch.labels)
         self.given_up.copy_(torch.stack([self.given_up[:, 1], now], 1))
         self.beginning &= now
@@ -131,8 +132,9 @@ class NoiseMemory(StateModule):
             self.waiting &= MOSTLY_DISPUTED < disputed < self.disputed.item()
             self.disputed.clamp_(max=disputed)
         self.hit_rate.fill_(1 / (len(epoch.labels) - 1))
+        skips = self.misled() & ~self.beginning
         for network, counts in enumerate(epoch.contradictions.cpu().numpy()):
-            if not counts.any():  # an epoch that showed nothing says nothing
+            if skips[network] or not counts.any():  # an epoch that showed nothing says nothing
                 continue
             rate, (before, last) = contradiction_rate(counts), self.seen[network].tolist()
             held, of_decoys = self.seen_held[network].item(), self.of_decoys[network].item()
@@ -158,7 +160,7 @@ class NoiseMemory(StateModule):
 
     def find(self, network: int, rate: float) -> None:
         """Take in the noise rate that a fit has found."""
-        if self.believes and not self.blind()[network]:
+        if self.believes and not self.misled()[network]:
             held = min(*self.found[network].tolist(), rate)
             self.found_held[network].clamp_(min=held)
             self.found[network] = self.found.new_tensor([self.found[network, 1], rate])
