@@ -144,9 +144,16 @@ def arguments(description: str, holds: str | None) -> argparse.ArgumentParser:
     """Flags that the examples share; `holds` says what the data folder holds, if one is needed."""
     parser = argparse.ArgumentParser(description=description)
     add = parser.add_argument
-    add("--data", type=Path, required=holds is not None, help=f"folder that holds {holds or ''}")
+    add(
+        "--data",
+        type=Path,
+        required=holds is not None,
+        help=f"folder that holds {holds}" if holds else "not used",
+    )
     add("--method", choices=methods.METHODS, default="resup")
-    add("--rate", type=float, default=0.0, help="share of training labels made wrong")
+    add(
+        "--rate", type=float, default=0.0, help="share of training labels made wrong; 0 leaves them"
+    )
     add("--size", choices=("paper", "cpu"), default="paper", help="protocol")
     add("--network", choices=networks.NETWORKS, help="another backbone than the protocol's")
     add("--weights", nargs="+", help="imagenet or a file; one, or one a network")

@@ -15,7 +15,7 @@ class StateModule(nn.Module):
     ``model.half()`` is about the arithmetic of networks; counts in float16 would end at 2,048.
     """
 
-    tells_classes = ""
+    _tells_classes = ""
     """Buffer (groups, C, ...) of a module that learns only from its first batch what C is."""
 
     def _make_room(self, n_classes: int) -> None:
@@ -23,7 +23,7 @@ class StateModule(nn.Module):
         raise NotImplementedError
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        saved = state_dict.get(prefix + self.tells_classes) if self.tells_classes else None
+        saved = state_dict.get(prefix + self._tells_classes) if self._tells_classes else None
         if saved is not None:
             self._make_room(saved.shape[1])
         super()._load_from_state_dict(state_dict, prefix, *args)

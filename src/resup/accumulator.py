@@ -150,7 +150,7 @@ class DecoyAccumulator(StateModule):
         :class:`resup.alignment.ClassAlignment`.
     """
 
-    tells_classes = "contradictions"
+    _tells_classes = "contradictions"
     edges: Tensor
     shift: Tensor
     contradictions: Tensor

@@ -24,9 +24,9 @@ class ClassAlignment(StateModule):
     after each epoch, from 0 on, with a ratio between 1/2 and 2, where :math:`r_c` labels of the
     class are likely right. A class that is rare, or that a network has hardly learnt yet, gets
     little probability even where its label is right. By the similarity to such a prediction the
-    label looks wrong, and gets no weight. Equal shares are expected of classes with up to half as
-    many right labels again as the average, or two thirds: wrong labels may have made one common
-    and another rare. Larger differences are expected less this factor.
+    label looks wrong, and gets no weight. Equal shares are expected of classes whose right labels
+    are 2/3 to 3/2 of the average: wrong labels may have made one common and another rare. Of larger
+    differences, what exceeds this factor is expected.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class ClassAlignment(StateModule):
     tensor([[0, 1, 1]])
     """
 
-    tells_classes = "log_shares"
+    _tells_classes = "log_shares"
     log_shares: Tensor
 
     def __init__(self, groups: int = 1) -> None:

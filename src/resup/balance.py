@@ -117,7 +117,7 @@ class ClassBalance(StateModule):
     tensor([0.5035, 0.4704])
     """
 
-    tells_classes = "sums"
+    _tells_classes = "sums"
     least: Tensor
     on: Tensor
     sums: Tensor

@@ -39,7 +39,8 @@ class CoTrainer(SavedPair):
     .. math:: L = L_{\mathrm{cross\text{-}weighted}} + \lambda \, L_{\mathrm{consistency}}
 
     After `warmup_epochs` of plain cross-entropy, each network's similarities of the last epoch are
-    fitted with a mixture, whose posterior weighs the samples for the *other* network.
+    fitted with a mixture, whose posterior (by default sharpened and more, see `SampleWeigher`) weighs
+    the samples for the *other* network.
 
     The models, optimizer and scheduler stay the caller's: they may be compiled, wrapped in
     DistributedDataParallel, or in any memory format, and are called, never copied or moved. Parts
@@ -69,7 +70,7 @@ class CoTrainer(SavedPair):
     mixture : estimator, optional
         Fitted to the similarities of each network; `DecoyMixture()` by default. `BetaMixture()`
         sees what the paper's does, ``BetaMixture.as_published()`` is the authors' program; any
-        estimator with `fit` and `predict_proba` will do (:class:`resup.posterior.AnyMixture`).
+        estimator with ``fit`` and ``predict_proba`` will do (:class:`resup.posterior.AnyMixture`).
     signal : {"similarity", "loss"} or callable, default="similarity"
         What the mixtures are fitted to, as in :class:`~resup.SampleWeigher`.
     similarities : {"step", "pass"}, default="step"
@@ -96,7 +97,7 @@ class CoTrainer(SavedPair):
         Maps a batch of the loader to ``(inputs, targets)``; by default a batch is such a pair.
     callbacks : sequence of Callback, default=()
         Told of each step and epoch; `resup.callbacks` has loggers. Checkpoints hold the state of
-        those that have `state_dict` and `load_state_dict`.
+        those that have ``state_dict`` and ``load_state_dict``.
     progress : bool, default=True
         Whether to show a progress bar, with the noise found and the loss; off the CPU that of the
         epoch before, since reading it would make the host wait.
