@@ -39,8 +39,8 @@ class CoTrainer(SavedPair):
     .. math:: L = L_{\mathrm{cross\text{-}weighted}} + \lambda \, L_{\mathrm{consistency}}
 
     After `warmup_epochs` of plain cross-entropy, each network's similarities of the last epoch are
-    fitted with a mixture, whose posterior (by default sharpened and more, see `SampleWeigher`) weighs
-    the samples for the *other* network.
+    fitted with a mixture, whose posterior (by default sharpened and more, see `SampleWeigher`)
+    weighs the samples for the *other* network.
 
     The models, optimizer and scheduler stay the caller's: they may be compiled, wrapped in
     DistributedDataParallel, or in any memory format, and are called, never copied or moved. Parts
