@@ -80,12 +80,12 @@ class SavedPair(JudgingPair):
             )
         parts = self._parts()
         known = ("kinds", "epoch", "history", "unfinished", "epoch_so_far", "callbacks")
-        if missing := [name for name in (*known, *parts) if name not in state]:
-            raise ValueError(f"state lacks {', '.join(missing)}")
-        if (kinds := state["kinds"]) != self._kinds():
+        if (kinds := state.get("kinds", self._kinds())) != self._kinds():
             raise ValueError(
                 f"state is of {', '.join(kinds)}, this trainer has {', '.join(self._kinds())}"
             )
+        if missing := [name for name in (*known, *parts) if name not in state]:
+            raise ValueError(f"state lacks {', '.join(missing)}")
         for name, part in parts.items():
             load_part(part, state[name], name)
         for name, callback in self._remembering().items():
