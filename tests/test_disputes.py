@@ -89,6 +89,12 @@ def epoch(rates, disputed, c=4):
     return shown_
 
 
+def gives_up(shown_, network):
+    """Let a network predict another class in place of the first."""
+    shown_.contradictions[network, 1] += shown_.contradictions[network, 0]
+    shown_.contradictions[network, 0] = 0
+
+
 def test_what_is_remembered_epoch_by_epoch():
     memory = NoiseMemory(2)
     first = FIRST_SURPLUS  # taken off where there is no epoch before
@@ -145,10 +151,8 @@ def test_what_was_shown_before_every_class_was_predicted_is_forgotten():
     memory = NoiseMemory(2)
     for first, second in ((1, 0), (1, 1), (1, 1), (0, 0), (0, 0)):
         shown_ = epoch((0.3, 0.3), (0, 0))
-        for network, gives_up in enumerate((first, second)):
-            if gives_up:  # it predicts another class in place of the first
-                shown_.contradictions[network, 1] += shown_.contradictions[network, 0]
-                shown_.contradictions[network, 0] = 0
+        for network in np.flatnonzero([first, second]):
+            gives_up(shown_, network)
         memory.look(shown_)
         for network in (0, 1):
             memory.find(network, 0.4)
@@ -160,11 +164,10 @@ def test_what_was_shown_before_every_class_was_predicted_is_forgotten():
 
 def test_what_is_shown_while_a_class_is_given_up_is_not_taken_in():
     memory = NoiseMemory(1)
-    for rate, gives_up in ((0.2, 0), (0.2, 0), (0.2, 1), (0.4, 1), (0.4, 1), (0.4, 1), (0.2, 0)):
+    for rate, without in ((0.2, 0), (0.2, 0), (0.2, 1), (0.4, 1), (0.4, 1), (0.4, 1), (0.2, 0)):
         shown_ = epoch([rate], [0])
-        if gives_up:  # it predicts another class in place of the first
-            shown_.contradictions[0, 1] += shown_.contradictions[0, 0]
-            shown_.contradictions[0, 0] = 0
+        if without:
+            gives_up(shown_, 0)
         memory.look(shown_)
         memory.find(0, rate)
     assert memory.seen_held.item() == pytest.approx(0.2)

@@ -147,20 +147,11 @@ def test_human_labels_need_no_transition():
             r"rate must be a finite number in \[0, 1\], got 1.5",
         ),
         (lambda: asymmetric_transition(3, 0.5, {0: 0}), "partner must map a class .* got 0: 0"),
-        (
-            lambda: asymmetric_transition(3, 0.5, {0: 3}),
-            r"partner must be .*\[0, 2\], got 3",
-        ),
-        (lambda: asymmetric_transition(3, 0.5, {0.5: 1}), "partner must be .* got 0.5"),
-        (lambda: asymmetric_transition(3, 0.5, {"0": 1}), "partner must be .* got '0'"),
-        (
-            lambda: asymmetric_transition(2, 0.5, {True: 0}),
-            "partner must be .* got True",
-        ),
-        (
-            lambda: asymmetric_transition(3, 0.5, {0: None}),
-            "partner must be .* got None",
-        ),
+        (lambda: asymmetric_transition(3, 0.5, {0: 3}), "got 0: 3"),
+        (lambda: asymmetric_transition(3, 0.5, {0.5: 1}), "partner must map a class .* got 0.5: 1"),
+        (lambda: asymmetric_transition(3, 0.5, {"0": 1}), "partner must map a class .* got '0': 1"),
+        (lambda: asymmetric_transition(3, 0.5, {0: None}), "partner must map .* got 0: None"),
+        (lambda: asymmetric_transition(3, 0.5, {True: 0}), "partner must map .* got True: 0"),
         (
             lambda: asymmetric_transition(1, 0.5, {}),
             "n_classes must be an integer of at least 2, got 1",
@@ -171,10 +162,7 @@ def test_human_labels_need_no_transition():
         ),
         (lambda: apply_transition([0.0], np.eye(3), 0), "labels must be integers"),
         (lambda: apply_transition([0], np.ones((3, 3)), 0), "rows that are distributions.* 3$"),
-        (
-            lambda: apply_transition([0], np.full((3, 2), 0.5), 0),
-            r"transition must have shape \(C, C\)",
-        ),
+        (lambda: apply_transition([0], np.ones((3, 2)), 0), r"transition must have shape \(C, C\)"),
         (lambda: noise_rate([0, 1], [0]), "must share a shape"),
         (lambda: noise_rate(["0", "1"], [0, 1]), "must both be numbers or names, got <U1, int64"),
         (lambda: noise_rate([0, np.nan], [0, 1]), "must not contain NaN"),

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ._module import StateModule
@@ -17,24 +18,37 @@ from .similarity import Signal, check_signal, log_signal
 __all__ = ["DecoyAccumulator", "HistogramAccumulator"]
 
 
-class Bins(StateModule):
-    """The bins of :class:`resup.SimilarityHistogram` on a device, by their edges in logit S."""
+class Edges(StateModule):
+    """Constant edges of bins on a device; they are not in the state dict."""
 
     edges: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, values: NDArray[np.float64]) -> None:
         super().__init__()
-        edges = torch.tensor(LOGIT_EDGES, dtype=torch.float32)
+        self.values = values
+        edges = torch.tensor(values, dtype=torch.float32)
         self.register_buffer("edges", edges, persistent=False)
 
     def _load_from_state_dict(self, *args: Any) -> None:
-        self.edges.copy_(torch.tensor(LOGIT_EDGES))  # if it was made on the meta device
+        self.edges.copy_(torch.tensor(self.values))  # if it was made on the meta device
         super()._load_from_state_dict(*args)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Bin of each value."""
+        return torch.bucketize(x, self.edges)
+
+
+class Bins(StateModule):
+    """The bins of :class:`resup.SimilarityHistogram` on a device, by their edges in logit S."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.edges = Edges(LOGIT_EDGES)
 
     def forward(self, log_s: Tensor, log_1ms: Tensor) -> tuple[Tensor, Tensor]:
         """Bin of each similarity, and its weight there: 1, or 0 where it is NaN; float64."""
         logit = (log_s - log_1ms).float()
-        return torch.bucketize(logit, self.edges), (logit == logit).double()
+        return self.edges(logit), (logit == logit).double()
 
 
 class HistogramAccumulator(StateModule):
@@ -151,7 +165,6 @@ class DecoyAccumulator(StateModule):
     """
 
     _tells_classes = "contradictions"
-    edges: Tensor
     shift: Tensor
     contradictions: Tensor
     disputes: Tensor
@@ -165,8 +178,7 @@ class DecoyAccumulator(StateModule):
         self.signal = signal
         self.began = False  # known to the host, unlike the counts
         self.histograms = HistogramAccumulator(groups)
-        edges = torch.tensor(CONFIDENCE_EDGES, dtype=torch.float32)
-        self.register_buffer("edges", edges, persistent=False)
+        self.edges = Edges(CONFIDENCE_EDGES)
         self.register_buffer("shift", torch.zeros((), dtype=torch.int64))  # of the last decoys
         counts = torch.zeros(groups, CONFIDENCE_BINS, 2, dtype=torch.int32)
         self.register_buffer("disputes", counts)
@@ -220,7 +232,7 @@ class DecoyAccumulator(StateModule):
         log_p = logits.float().log_softmax(-1)
         self.probabilities += log_p.exp().nan_to_num(0.0).sum(1, dtype=torch.float64)
         highest, predicted = log_p.max(-1)
-        confidence = torch.bucketize(highest, self.edges)
+        confidence = self.edges(highest)
         cell = torch.add(confidence, predicted, alpha=CONFIDENCE_BINS)
         index = torch.add(predicted != targets, cell, alpha=2)
         known = (highest == highest).int()
@@ -262,6 +274,5 @@ class DecoyAccumulator(StateModule):
         self.began = False
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        self.edges.copy_(torch.tensor(CONFIDENCE_EDGES))  # if it was made on the meta device
         super()._load_from_state_dict(state_dict, prefix, *args)
         self.began = bool(self.contradictions.any())

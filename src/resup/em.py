@@ -117,7 +117,8 @@ def fit_mixture(
     else:  # with more than two, the share trusted of every sample would hide those in between
         mixture = started(self_labels(x, k, trust=0.0) if k > 2 else guess)
         if m_step == "ml" and prior < WEAK_PRIOR:  # values near each other still differ in rank
-            others = [started(self_labels(v, k, trust=0.0)) for v in (x, _ranks(x, w))]
+            values = [x, _ranks(x, w)] if k == 2 else [_ranks(x, w)]
+            others = [started(self_labels(v, k, trust=0.0)) for v in values]
             mixture = max(mixture, *others, key=lambda m: bound(m, m.log_density(x)))
     bounds: list[float] = []
     while True:

@@ -65,8 +65,8 @@ def until_stopped(loader: Iterable[Any], stopped: Callable[[], bool]) -> Iterato
     """Batches of a loader; ends also where its workers were told to stop with this process."""
     try:
         yield from loader
-    except LOST as error:
-        if not (stopped() and is_lost_worker(error)):
+    except LOST:
+        if not stopped():
             raise
 
 

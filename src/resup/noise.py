@@ -99,11 +99,14 @@ def asymmetric_transition(n_classes: int, rate: float, partner: Mapping[int, int
     check_number("n_classes", n_classes, 2, whole=True)
     matrix = np.eye(n_classes)
     for true, given in partner.items():
-        for c in (true, given):
-            check_number("partner", c, 0, n_classes - 1, whole=True)
-        if true == given:
+        known = all(
+            isinstance(c, Integral) and not isinstance(c, bool) and 0 <= c < n_classes
+            for c in (true, given)
+        )
+        if true == given or not known:
             raise ValueError(
-                f"partner must map a class to a different one, got {true!r}: {given!r}"
+                f"partner must map a class in [0, {n_classes}) to a different one, "
+                f"got {true!r}: {given!r}"
             )
         matrix[true, true], matrix[true, given] = 1 - rate, rate
     return matrix
@@ -135,10 +138,11 @@ def apply_transition(labels: ArrayLike, transition: ArrayLike, seed: int) -> Lab
     >>> round(noise_rate(true, given), 2)
     0.39
     """
-    cumulative = _cumulative("transition", transition)
-    if cumulative.shape[0] != cumulative.shape[1]:
-        raise ValueError(f"transition must have shape (C, C), got {cumulative.shape}")
-    true = _check_labels(labels, len(cumulative))
+    matrix = to_numpy(transition)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"transition must have shape (C, C), got {matrix.shape}")
+    cumulative = _cumulative("transition", matrix)
+    true = _check_labels(labels, len(matrix))
     u = np.random.default_rng(seed).random(len(true))
     given = np.empty(len(true), np.int64)
     for c in np.unique(true):  # all rows at once would take N x C numbers
@@ -301,7 +305,7 @@ def _check_pair(true: ArrayLike, given: ArrayLike) -> tuple[NDArray[Any], NDArra
         raise ValueError(
             f"true and given must share a shape (N,), N >= 1, got {t.shape}, {g.shape}"
         )
-    if "O" not in (kinds := t.dtype.kind + g.dtype.kind) and len({k in "US" for k in kinds}) > 1:
+    if len({y.dtype.kind in "US" for y in (t, g) if y.dtype.kind != "O"}) > 1:
         raise ValueError(f"true and given must both be numbers or names, got {t.dtype}, {g.dtype}")
     if any(y.dtype.kind == "f" and np.isnan(y).any() for y in (t, g)):
         raise ValueError("true and given must not contain NaN")
