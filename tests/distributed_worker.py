@@ -190,3 +190,5 @@ if __name__ == "__main__":
     if rank == 0:
         torch.save(everyones, out)
     dist.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)  # threads of gloo outlive the group: one that waits for the interpreter aborts
