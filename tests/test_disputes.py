@@ -89,10 +89,10 @@ def epoch(rates, disputed, c=4):
     return shown_
 
 
-def gives_up(shown_, network):
-    """Let a network predict another class in place of the first."""
-    shown_.contradictions[network, 1] += shown_.contradictions[network, 0]
-    shown_.contradictions[network, 0] = 0
+def gives_up(shown_, network, lost=0):
+    """Let a network predict another class in place of one."""
+    shown_.contradictions[network, lost + 1] += shown_.contradictions[network, lost]
+    shown_.contradictions[network, lost] = 0
 
 
 def test_what_is_remembered_epoch_by_epoch():
@@ -172,6 +172,16 @@ def test_what_is_shown_while_a_class_is_given_up_is_not_taken_in():
         memory.find(0, rate)
     assert memory.seen_held.item() == pytest.approx(0.2)
     assert memory.found_held.item() == pytest.approx(0.2)
+
+
+def test_a_network_that_loses_one_class_after_another_knows_them_all():
+    memory = NoiseMemory(1)
+    for rate, lost in ((0.4, 0), (0.3, 1), (0.2, 2), (0.1, 1)):
+        shown_ = epoch([rate], [0])
+        gives_up(shown_, 0, lost)
+        memory.look(shown_)
+        assert not memory.gives_up().item()
+    assert memory.seen_held.item() == pytest.approx(0.3)
 
 
 def test_hints_of_a_network_that_showed_nothing_are_finite():

@@ -15,7 +15,7 @@ GIVEN_UP = 0.2  # of as many as its labels: a class that is predicted less often
 
 
 def given_up(predictions: Tensor, labels: Tensor) -> Tensor:
-    """Whether each network hardly ever predicts a class that is common among the labels.
+    """Whether each network hardly ever predicts each class, if that is common among the labels.
 
     Parameters
     ----------
@@ -26,16 +26,17 @@ def given_up(predictions: Tensor, labels: Tensor) -> Tensor:
 
     Returns
     -------
-    Tensor of shape (groups,), bool
+    Tensor of shape (groups, C), bool
 
     Examples
     --------
     >>> import torch
     >>> from resup.balance import given_up
     >>> given_up(torch.tensor([[34, 66, 0], [95, 5, 0]]), torch.tensor([50, 40, 10]))
-    tensor([False,  True])
+    tensor([[False, False, False],
+            [False,  True, False]])
     """
-    return (~rare(labels) & (predictions < GIVEN_UP * labels)).any(1)
+    return ~rare(labels) & (predictions < GIVEN_UP * labels)
 
 
 def rare(labels: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ DECOY_WEIGHT = 0.2  # of all decoys in the Betas' fit where nothing was seen; sa
 PRIOR, FLOOR = 0.1, 0.003  # pseudo-observations per sample: self-labels; uniform ones per component
 RATE_WEIGHT, CONTRAST_RATE_WEIGHT = 0.3, 0.01  # of the seen rate, the same unit
 NEAR, SHARPNESS = 0.05, 4  # when two noise rates agree
+LEAST_SHARE = 0.4  # of the contrast in the log-odds, where the rates do not agree
 RIDGE, CONTRAST_STEPS = 1e-4, 60
 SUREST, OWN_ERROR = 0.1, 0.25  # share of each class; its error as a share of the class's
 SUREST_TAIL, SURE_TAIL = 0.25, 0.7  # shares of all samples, where their predictions are not known
@@ -44,8 +45,9 @@ class DecoyMixture(SimilarityMixture):
     better one where wrong labels look like decoys. Where they do not, because they are plausible
     (people, or one class taken for another) or learnt by heart, it finds too little noise. The
     *Betas* take a form, and their noise rate from `seen_rate`, what the network's surest
-    predictions show, or from the contrast if that finds more. The log-odds are the mean of both,
-    the contrast weighing the more the nearer its noise rate is to the Betas'.
+    predictions show, or from the contrast if that finds more. The log-odds are a mean of both, in
+    which the contrast weighs the more, and at least 0.4, the nearer its noise rate is to the
+    Betas'. They are shifted to the noise rate of a mean in which it may weigh nothing.
 
     Parameters
     ----------
@@ -68,7 +70,8 @@ class DecoyMixture(SimilarityMixture):
     decoy_rate_ : float
         Share of wrong labels that the decoys account for: the noise rate of the contrast.
     agreement_ : float
-        Weight of the contrast in the log-odds, from 0 to 1.
+        How near the noise rates of contrast and Betas are, from 0 to 1: the weight of the contrast
+        in finding the noise rate.
     weights_, alphas_, betas_, means_ : ndarray of shape (2,)
         Of the Betas: wrong, then right; the weights are the noise rate and the rest.
     n_iter_ : int
@@ -76,9 +79,9 @@ class DecoyMixture(SimilarityMixture):
     converged_ : bool
         Whether `tol` was reached.
     degenerate_ : bool
-        True if the decoys do not account for the noise, so that the Betas weigh more than half, if
-        they are more similar than the samples, so that all of these look wrong, or if the data hold
-        fewer than two distinct values, so that every posterior is 1; with a `ConvergenceWarning`.
+        True if the decoys do not account for the noise (`agreement_` below one half), if they are
+        more similar than the samples, so that all of these look wrong, or if the data hold fewer
+        than two distinct values, so that every posterior is 1; with a `ConvergenceWarning`.
     log_odds_ : LogOdds
         The posterior in closed form, for :class:`resup.Posterior`.
     n_features_in_ : int
@@ -205,13 +208,19 @@ class DecoyMixture(SimilarityMixture):
         odds, found, agreement, swapped = ALWAYS_RIGHT, 0.0, 0.0, False
         unsupported = len(np.unique(samples.x)) < 2
         if not unsupported:
+
+            def blend(share: float) -> LogOdds:
+                a, b, c = (share * ratio + (1 - share) * mixture.log_odds).tolist()
+                return LogOdds(a, b, c, self.clip, 1 - self.clip).rising()
+
             agreement = min(1.0, (rate + NEAR) / (mixture.weights[0] + NEAR)) ** SHARPNESS
-            a, b, c = (agreement * ratio + (1 - agreement) * mixture.log_odds).tolist()
-            odds = LogOdds(a, b, c, self.clip, 1 - self.clip).rising()
-            odds = odds.not_below(least_probability)
-            found = samples.w @ expit(-odds(samples.x))
+            found = samples.w @ expit(-blend(agreement)(samples.x))
             all_wrong = rate * (1 + hit_rate) > 0.999 or found > 0.99
             swapped = bool(all_wrong and others.w @ others.x > samples.w @ samples.x)
+            share = LEAST_SHARE + (1 - LEAST_SHARE) * agreement
+            odds = held_to_rate(blend(share), samples.x, samples.w, found)
+            odds = odds.not_below(least_probability)
+            found = samples.w @ expit(-odds(samples.x))
             if told is not None or found < least_rate:
                 found, odds = least_rate, held_to_rate(odds, samples.x, samples.w, least_rate)
         self.agreement_, self.decoy_rate_ = float(agreement), rate
@@ -228,7 +237,7 @@ class DecoyMixture(SimilarityMixture):
         elif self.degenerate_:
             warn(
                 f"the decoys account for a noise rate of {rate:.2f} where {mixture.weights[0]:.2f} "
-                "is likelier; they count for little"
+                "is likelier; they count for less"
             )
         elif self.tol and not self.converged_:
             warn(f"EM did not converge in {self.max_iter} iterations; raise max_iter or tol")

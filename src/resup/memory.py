@@ -39,9 +39,9 @@ class NoiseMemory(StateModule):
     too little to contradict labels: a rate is forgotten after its epoch until they differ on at
     most 0.35 of the surest tenth of either's predictions, and every weight stays 1 while they
     differ on more than half of it and on less than ever before. Right labels of a class that a
-    network does not predict look like decoys. So if it finds most labels right, a rate is also
-    forgotten after its epoch until the network has once predicted every common class, and none is
-    taken in while it gives one up for two epochs or more.
+    network does not predict look like decoys. So if it finds most labels right, and has never
+    predicted some common class, what decoys show is forgotten after its epoch, and from its second
+    epoch on the rate too; later none is taken in while it gives up a class for two epochs or more.
 
     Parameters
     ----------
@@ -65,10 +65,10 @@ class NoiseMemory(StateModule):
         Noise rates of the last two fits.
     found_held : Tensor of shape (networks,), float64
         Highest that three fits in a row have found.
-    given_up : Tensor of shape (networks, 2), bool
-        Of the last two epochs, see :func:`resup.balance.given_up`.
-    beginning : Tensor of shape (networks,), bool
-        Whether the network has given up a class in every epoch so far.
+    given_up : Tensor of shape (networks, 2, C), bool
+        Of the last two epochs, see :func:`resup.balance.given_up`; C is 0 before the first.
+    unknown : Tensor of shape (networks, C), bool
+        Classes that were given up in every epoch so far.
     disputed : Tensor of shape (), float64
         Lowest share so far of their surest predictions on which the networks differ.
     waiting : Tensor of shape (), bool
@@ -79,6 +79,7 @@ class NoiseMemory(StateModule):
     Beyond the paper.
     """
 
+    _tells_classes = "unknown"
     hit_rate: Tensor
     seen: Tensor
     seen_held: Tensor
@@ -87,7 +88,7 @@ class NoiseMemory(StateModule):
     found: Tensor
     found_held: Tensor
     given_up: Tensor
-    beginning: Tensor
+    unknown: Tensor
     disputed: Tensor
     waiting: Tensor
 
@@ -101,19 +102,29 @@ class NoiseMemory(StateModule):
         self.register_buffer("seen_held", rates)
         self.register_buffer("found", rates.new_zeros(networks, 2))
         self.register_buffer("found_held", rates.clone())
-        self.register_buffer("given_up", torch.zeros(networks, 2, dtype=torch.bool))
-        self.register_buffer("beginning", torch.ones(networks, dtype=torch.bool))
+        self.register_buffer("given_up", torch.zeros(networks, 2, 0, dtype=torch.bool))
+        self.register_buffer("unknown", torch.ones(networks, 0, dtype=torch.bool))
         self.register_buffer("disputed", torch.tensor(torch.inf, dtype=torch.float64))
         self.register_buffer("waiting", torch.tensor(True))
+
+    def _make_room(self, n_classes: int) -> None:
+        if self.unknown.shape[1] != n_classes:
+            with torch.inference_mode(False):  # a first epoch may end in it, a later one not
+                self.given_up = self.given_up.new_zeros(len(self.unknown), 2, n_classes)
+                self.unknown = self.unknown.new_ones(len(self.unknown), n_classes)
 
     @property
     def believes(self) -> bool:
         """Whether the networks have agreed enough for what they show to be remembered."""
         return self.disputed.item() <= DISPUTED
 
+    def gives_up(self) -> Tensor:
+        """Whether each network has given up one class for two epochs."""
+        return self.given_up.all(1).any(1)
+
     def misled(self) -> Tensor:
         """Whether each network finds most labels right though it does not know a class."""
-        return (self.beginning | self.given_up.all(1)) & ~(self.seen[:, 1] > MAJORITY)
+        return (self.unknown.any(1) | self.gives_up()) & ~(self.seen[:, 1] > MAJORITY)
 
     def is_new(self, network: int) -> bool:
         """Whether fewer than two epochs in a row are remembered."""
@@ -121,18 +132,19 @@ class NoiseMemory(StateModule):
 
     def look(self, epoch: DecoyAccumulator) -> None:
         """Take in what an epoch has shown, summed over all processes."""
-        forgets = (self.beginning & self.misled()) | (not self.believes)
+        self._make_room(len(epoch.labels))
+        doubtful = self.unknown.any(1) & self.misled()
+        self.of_decoys[doubtful | (not self.believes)] = torch.nan
+        self.seen[doubtful & self.gives_up() | (not self.believes)] = torch.nan
         now = given_up(epoch.predictions(), epoch.labels)
         self.given_up.copy_(torch.stack([self.given_up[:, 1], now], 1))
-        self.beginning &= now
-        self.seen[forgets] = torch.nan
-        self.of_decoys[forgets] = torch.nan
+        self.unknown &= now
         if epoch.disputes.any():
             disputed = float(of_surest(epoch.disputes.cpu().numpy()).max())
             self.waiting &= MOSTLY_DISPUTED < disputed < self.disputed.item()
             self.disputed.clamp_(max=disputed)
         self.hit_rate.fill_(1 / (len(epoch.labels) - 1))
-        skips = self.misled() & ~self.beginning
+        skips = self.misled() & ~self.unknown.any(1)
         for network, counts in enumerate(epoch.contradictions.cpu().numpy()):
             if skips[network] or not counts.any():  # an epoch that showed nothing says nothing
                 continue

@@ -289,7 +289,7 @@ class SampleWeigher(StateModule):
                 self.balance.learn(network, predictions, self.decoys.labels, right)
             most = max(self.memory.most(network), self.mixture.noise_rate or 0.0)
             waiting = bool(self.memory.waiting)
-            given_up = bool(self.memory.given_up[network].all())
+            given_up = bool(self.memory.gives_up()[network])
             majority = max(rate, most) > MAJORITY
             unfair = (given_up or majority) and not waiting
             self.balance.on[network] = unfair
