@@ -119,8 +119,8 @@ class NoiseMemory(StateModule):
         return self.disputed.item() <= DISPUTED
 
     def gives_up(self) -> Tensor:
-        """Whether each network has given up one class for two epochs."""
-        return self.given_up.all(1).any(1)
+        """Whether each network has given up a class, though not always the same, for two epochs."""
+        return self.given_up.any(2).all(1)
 
     def misled(self) -> Tensor:
         """Whether each network finds most labels right though it does not know a class."""
