@@ -22,7 +22,7 @@ DECOY_WEIGHT = 0.2  # of all decoys in the Betas' fit where nothing was seen; sa
 PRIOR, FLOOR = 0.1, 0.003  # pseudo-observations per sample: self-labels; uniform ones per component
 RATE_WEIGHT, CONTRAST_RATE_WEIGHT = 0.3, 0.01  # of the seen rate, the same unit
 NEAR, SHARPNESS = 0.05, 4  # when two noise rates agree
-LEAST_SHARE = 0.4  # of the contrast in the log-odds, where the rates do not agree
+LEAST_SHARE = 0.3  # of the contrast in the log-odds, where the rates do not agree
 RIDGE, CONTRAST_STEPS = 1e-4, 60
 SUREST, OWN_ERROR = 0.1, 0.25  # share of each class; its error as a share of the class's
 SUREST_TAIL, SURE_TAIL = 0.25, 0.7  # shares of all samples, where their predictions are not known
@@ -46,7 +46,7 @@ class DecoyMixture(SimilarityMixture):
     (people, or one class taken for another) or learnt by heart, it finds too little noise. The
     *Betas* take a form, and their noise rate from `seen_rate`, what the network's surest
     predictions show, or from the contrast if that finds more. The log-odds are a mean of both, in
-    which the contrast weighs the more, and at least 0.4, the nearer its noise rate is to the
+    which the contrast weighs the more, and at least 0.3, the nearer its noise rate is to the
     Betas'. They are shifted to the noise rate of a mean in which it may weigh nothing.
 
     Parameters
