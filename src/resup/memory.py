@@ -65,10 +65,10 @@ class NoiseMemory(StateModule):
         Noise rates of the last two fits.
     found_held : Tensor of shape (networks,), float64
         Highest that three fits in a row have found.
-    given_up : Tensor of shape (networks, 2, C), bool
-        Of the last two epochs, see :func:`resup.balance.given_up`; C is 0 before the first.
+    given_up : Tensor of shape (networks, 2), bool
+        Whether any class was, in the last two epochs, see :func:`resup.balance.given_up`.
     unknown : Tensor of shape (networks, C), bool
-        Classes that were given up in every epoch so far.
+        Classes that were given up in every epoch so far; C is 0 before the first.
     disputed : Tensor of shape (), float64
         Lowest share so far of their surest predictions on which the networks differ.
     waiting : Tensor of shape (), bool
@@ -102,7 +102,7 @@ class NoiseMemory(StateModule):
         self.register_buffer("seen_held", rates)
         self.register_buffer("found", rates.new_zeros(networks, 2))
         self.register_buffer("found_held", rates.clone())
-        self.register_buffer("given_up", torch.zeros(networks, 2, 0, dtype=torch.bool))
+        self.register_buffer("given_up", torch.zeros(networks, 2, dtype=torch.bool))
         self.register_buffer("unknown", torch.ones(networks, 0, dtype=torch.bool))
         self.register_buffer("disputed", torch.tensor(torch.inf, dtype=torch.float64))
         self.register_buffer("waiting", torch.tensor(True))
@@ -110,7 +110,6 @@ class NoiseMemory(StateModule):
     def _make_room(self, n_classes: int) -> None:
         if self.unknown.shape[1] != n_classes:
             with torch.inference_mode(False):  # a first epoch may end in it, a later one not
-                self.given_up = self.given_up.new_zeros(len(self.unknown), 2, n_classes)
                 self.unknown = self.unknown.new_ones(len(self.unknown), n_classes)
 
     @property
@@ -120,7 +119,7 @@ class NoiseMemory(StateModule):
 
     def gives_up(self) -> Tensor:
         """Whether each network has given up a class, though not always the same, for two epochs."""
-        return self.given_up.any(2).all(1)
+        return self.given_up.all(1)
 
     def misled(self) -> Tensor:
         """Whether each network finds most labels right though it does not know a class."""
@@ -137,7 +136,7 @@ class NoiseMemory(StateModule):
         self.of_decoys[doubtful | (not self.believes)] = torch.nan
         self.seen[doubtful & self.gives_up() | (not self.believes)] = torch.nan
         now = given_up(epoch.predictions(), epoch.labels)
-        self.given_up.copy_(torch.stack([self.given_up[:, 1], now], 1))
+        self.given_up.copy_(torch.stack([self.given_up[:, 1], now.any(1)], 1))
         self.unknown &= now
         if epoch.disputes.any():
             disputed = float(of_surest(epoch.disputes.cpu().numpy()).max())
