@@ -18,7 +18,7 @@ from resup import (
     Posterior,
     SimilarityHistogram,
 )
-from resup.decoy import contradiction_rate
+from resup.contradictions import contradiction_rate
 
 # ---------------------------------------------------------------------------- the contract
 

@@ -16,15 +16,25 @@ from resup import (
     SampleWeigher,
     SimilarityHistogram,
     cosine_label_similarity,
-    decoy,
 )
 from resup._base import LogOdds
-from resup.decoy import contradiction_rate, held_to_rate, hit_rate, transition
+from resup.contradictions import OWN_ERROR, contradiction_rate, tail_rate
+from resup.decoy import DECOY_WEIGHT, held_to_rate, hit_rate, transition
+from resup.decoy_fits import (
+    CONTRAST_RATE_WEIGHT,
+    FLOOR,
+    PRIOR,
+    RATE_WEIGHT,
+    RIDGE,
+    Values,
+    betas,
+    contrast,
+)
 
 
 def values(x):
     x = np.asarray(x, np.float64)
-    return decoy._Values.of(x, np.ones(len(x)), 1e-6)
+    return Values.of(x, np.ones(len(x)), 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -47,8 +57,8 @@ def test_samples_give_the_noise_rate_and_means_back(noise, hits):
 def test_the_fit_is_where_em_stands_still(hits, seen):
     s, decoys, _ = drawn(n=400, hits=hits)
     samples, others = values(s), values(decoys)
-    beside = others.scaled(decoy.DECOY_WEIGHT if seen is None else 0.0)
-    mixture, _ = decoy._em(samples, beside, hits, seen, 5000, 1e-10)
+    beside = others.scaled(DECOY_WEIGHT if seen is None else 0.0)
+    mixture, _ = betas(samples, beside, hits, seen, 5000, 1e-10)
     shapes = list(zip(mixture.alphas, mixture.betas, strict=True))
 
     def responsibilities(x, shares):
@@ -56,20 +66,20 @@ def test_the_fit_is_where_em_stands_still(hits, seen):
         return np.array(joint) / sum(joint)
 
     rate = mixture.weights[0]
-    n, logs = np.full(2, decoy.FLOOR), np.full((2, 2), -decoy.FLOOR)
+    n, logs = np.full(2, FLOOR), np.full((2, 2), -FLOOR)
     total = np.zeros(2)
     for x in s:
         right = 1 / 3 + 2 / 3 * x
         r = responsibilities(x, mixture.weights)
         total += r / 400
-        share = (r + decoy.PRIOR * np.array([1 - right, right])) / 400
+        share = (r + PRIOR * np.array([1 - right, right])) / 400
         n, logs = n + share, logs + np.outer([np.log(x), np.log1p(-x)], share)
     for x in decoys if seen is None else []:
-        share = decoy.DECOY_WEIGHT * responsibilities(x, [1 - rate * hits, rate * hits]) / 400
+        share = DECOY_WEIGHT * responsibilities(x, [1 - rate * hits, rate * hits]) / 400
         n, logs = n + share, logs + np.outer([np.log(x), np.log1p(-x)], share)
     expected = digamma([mixture.alphas, mixture.betas]) - digamma(mixture.alphas + mixture.betas)
     np.testing.assert_allclose(logs / n, expected, atol=1e-4)
-    known = 0.0 if seen is None else decoy.RATE_WEIGHT
+    known = 0.0 if seen is None else RATE_WEIGHT
     assert rate == pytest.approx((total[0] + known * (seen or 0.0)) / (1 + known), abs=1e-6)
 
 
@@ -77,7 +87,7 @@ def test_the_fit_is_where_em_stands_still(hits, seen):
 def test_no_nearby_regression_tells_samples_from_decoys_better(seen):
     s, decoys, _ = drawn(n=400, hits=0.2)
     samples, others = values(s), values(decoys)
-    (a, b, c), pi = decoy._contrast(samples, others, 0.2, seen)
+    (a, b, c), pi = contrast(samples, others, 0.2, seen)
     assert a > 0 > b
 
     def likelihood(a, b, c, pi):
@@ -88,8 +98,8 @@ def test_no_nearby_regression_tells_samples_from_decoys_better(seen):
         is_sample = np.log(1 / (1 + 1 / density_ratio(np.asarray(s)))).mean()
         value = is_sample + np.log(1 / (1 + density_ratio(np.asarray(decoys)))).mean()
         if seen is not None:
-            value += decoy.CONTRAST_RATE_WEIGHT * (seen * np.log(pi) + (1 - seen) * np.log(1 - pi))
-        return value - decoy.RIDGE / 2 * (np.log(a) ** 2 + np.log(-b) ** 2)
+            value += CONTRAST_RATE_WEIGHT * (seen * np.log(pi) + (1 - seen) * np.log(1 - pi))
+        return value - RIDGE / 2 * (np.log(a) ** 2 + np.log(-b) ** 2)
 
     best = likelihood(a, b, c, pi)
     for k, step in enumerate(np.diag([0.02 * a, 0.02 * b, 0.02, 0.02 * pi])):
@@ -137,7 +147,7 @@ def test_the_highest_similarities_show_the_noise_rate(kind):
     logits, targets, right = logits_of_a_network(kind, n=20_000)
     others = (targets + torch.randint(1, 10, targets.shape)) % 10
     s, decoys = (values(cosine_label_similarity(logits[0], y)) for y in (targets, others))
-    assert decoy._tail_rate(s, decoys, 1 / 9) == pytest.approx(1 - right.mean(), abs=0.06)
+    assert tail_rate(s, decoys, 1 / 9) == pytest.approx(1 - right.mean(), abs=0.06)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -162,12 +172,10 @@ def test_highest_similarities_that_are_equal_count_together(order):
     s, decoys = np.repeat([1.0, 0.0], [60, 40]), np.repeat([1.0, 0.0], [10, 90])
     # 0.6 of the labels agree with their prediction; 0.1 of the decoys, each for 4, contradict it
     surest = 0.4 / (0.6 + 0.4)
-    expected = (surest - decoy.OWN_ERROR * surest) / (1 - decoy.OWN_ERROR)
-    assert decoy._tail_rate(values(s[order]), values(decoys[order]), 1 / 4) == pytest.approx(
-        expected
-    )
-    assert decoy._tail_rate(values(1 - s), values(np.zeros(9)), 1 / 4) == 0
-    assert 0 <= decoy._tail_rate(values([0.5]), values([0.5]), 5e-324) <= 1
+    expected = (surest - OWN_ERROR * surest) / (1 - OWN_ERROR)
+    assert tail_rate(values(s[order]), values(decoys[order]), 1 / 4) == pytest.approx(expected)
+    assert tail_rate(values(1 - s), values(np.zeros(9)), 1 / 4) == 0
+    assert 0 <= tail_rate(values([0.5]), values([0.5]), 5e-324) <= 1
 
 
 @pytest.mark.parametrize("seed", range(3))

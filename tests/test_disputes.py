@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from resup import CoTrainer, SampleWeigher
 from resup.accumulator import CONFIDENCE_EDGES, DecoyAccumulator
-from resup.decoy import of_surest
+from resup.contradictions import of_surest
 from resup.memory import FIRST_SURPLUS, NoiseMemory
 
 

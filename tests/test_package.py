@@ -20,6 +20,8 @@ ORDER = [
     "em",
     "_base",
     "mixture",
+    "decoy_fits",
+    "contradictions",
     "decoy",
     "posterior",
     "losses",

@@ -152,8 +152,8 @@ class DecoyAccumulator(StateModule):
         Of the decoys.
     contradictions : Tensor of shape (groups, C, 74, 2), int32
         Samples by predicted class, by bin of the highest probability, and by whether the label
-        contradicts the prediction; for :func:`resup.decoy.contradiction_rate`. C is 0 before the
-        first call.
+        contradicts the prediction; for :func:`resup.contradictions.contradiction_rate`. C is 0
+        before the first call.
     disputes : Tensor of shape (groups, 74, 2), int32
         Samples that no network scores NaN by bin of the highest probability, and by whether the
         networks predict different classes.

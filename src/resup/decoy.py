@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,21 +13,17 @@ from typing_extensions import Self
 
 from ._base import ALWAYS_RIGHT, LogOdds, SimilarityMixture, warn, weighted_values
 from ._checks import check_number
-from .em import Array, Mixture, likeliest_shapes, self_labels
+from .contradictions import tail_rate
+from .decoy_fits import Values, betas, contrast
+from .em import Array
 from .histogram import SMALLEST, to_numpy
 
-__all__ = ["DecoyMixture", "contradiction_rate", "hit_rate", "transition"]
+__all__ = ["DecoyMixture", "hit_rate", "transition"]
 
 DECOY_WEIGHT = 0.2  # of all decoys in the Betas' fit where nothing was seen; samples weigh 1
-PRIOR, FLOOR = 0.1, 0.003  # pseudo-observations per sample: self-labels; uniform ones per component
-RATE_WEIGHT, CONTRAST_RATE_WEIGHT = 0.3, 0.01  # of the seen rate, the same unit
 NEAR, SHARPNESS = 0.05, 4  # when two noise rates agree
 LEAST_SHARE = 0.3  # of the contrast in the log-odds, where the rates do not agree
-RIDGE, CONTRAST_STEPS = 1e-4, 60
-SUREST, OWN_ERROR = 0.1, 0.25  # share of each class; its error as a share of the class's
-SUREST_TAIL, SURE_TAIL = 0.25, 0.7  # shares of all samples, where their predictions are not known
 ENOUGH = 50  # decoys that are the predicted class, for a rate from them
-DOUBTED = 0.1  # noise rate seen there that may be of a network's own errors; twice that counts
 
 
 class DecoyMixture(SimilarityMixture):
@@ -89,7 +85,7 @@ class DecoyMixture(SimilarityMixture):
 
     See Also
     --------
-    contradiction_rate : gives `seen_rate`.
+    resup.contradictions.contradiction_rate : gives `seen_rate`.
     SampleWeigher : gathers decoys and the seen rate during training.
 
     Notes
@@ -153,10 +149,11 @@ class DecoyMixture(SimilarityMixture):
             Chance that the decoy of a wrongly labelled sample is its true class: 1 / (C - 1) for
             decoys drawn uniformly from the other C - 1 classes; see `hit_rate` for others.
         seen_rate : float, optional
-            Noise rate that the network's surest predictions show (`contradiction_rate`). It counts
-            up to 1 / (1 + hit_rate), where labels are no better than chance. Without it the highest
-            similarities show it, less exactly, if there are decoys enough: 50 / hit_rate. Else the
-            Betas are fitted to the decoys too.
+            Noise rate that the network's surest predictions show, see
+            :func:`resup.contradictions.contradiction_rate`. It counts up to 1 / (1 + hit_rate),
+            where labels are no better than chance. Without it the highest similarities show it,
+            less exactly, if there are decoys enough: 50 / hit_rate. Else the Betas are fitted to
+            the decoys too.
         least_rate : float, default=0.0
             Noise rate known from before. Where the fit finds less, as it does once wrong labels
             are learnt by heart, all odds are shifted alike until `noise_rate_` is this.
@@ -192,18 +189,18 @@ class DecoyMixture(SimilarityMixture):
             check_number(name, rate, 0, 1)
         x, w = weighted_values(self._column(X, reset=True), sample_weight)
         x_decoy, w_decoy = weighted_values(decoys, decoy_weight, "decoys", "decoy_weight")
-        samples = _Values.of(x, w, self.clip)
-        others = _Values.of(x_decoy, w_decoy, self.clip)
+        samples = Values.of(x, w, self.clip)
+        others = Values.of(x_decoy, w_decoy, self.clip)
         if (told := self.noise_rate) is not None:
             seen_rate = least_rate = told
         if seen_rate is None and hit_rate * w_decoy.sum() >= ENOUGH:
-            seen_rate = _tail_rate(samples, others, hit_rate)
+            seen_rate = tail_rate(samples, others, hit_rate)
         if seen_rate is not None:
             seen_rate = min(seen_rate, 1 / (1 + hit_rate))
-        ratio, rate = _contrast(samples, others, hit_rate, seen_rate)
+        ratio, rate = contrast(samples, others, hit_rate, seen_rate)
         beside = others.scaled(DECOY_WEIGHT if seen_rate is None else 0.0)
         known = seen_rate if told is not None or seen_rate is None else max(seen_rate, rate)
-        mixture, self.n_iter_ = _em(samples, beside, hit_rate, known, self.max_iter, self.tol)
+        mixture, self.n_iter_ = betas(samples, beside, hit_rate, known, self.max_iter, self.tol)
 
         odds, found, agreement, swapped = ALWAYS_RIGHT, 0.0, 0.0, False
         unsupported = len(np.unique(samples.x)) < 2
@@ -261,179 +258,6 @@ def held_to_rate(odds: LogOdds, x: Array, weights: Array, rate: float) -> LogOdd
 
     shift = brentq(missing, log_odds.min() + logit(rate) - 1, log_odds.max() + logit(rate) + 1)
     return replace(odds, c=odds.c - shift)
-
-
-@dataclass(frozen=True)
-class _Values:
-    """Values inside (0, 1), their weights, and log x over log(1 - x), (2, N)."""
-
-    x: Array
-    w: Array
-    logs: Array
-
-    @classmethod
-    def of(cls, x: Array, w: Array, clip: float) -> _Values:
-        inside = np.clip(x, clip, 1 - clip)
-        return cls(inside, w / w.sum(), np.stack([np.log(inside), np.log1p(-inside)]))
-
-    def scaled(self, factor: float) -> _Values:
-        return replace(self, w=factor * self.w)
-
-
-def _contrast(
-    samples: _Values, decoys: _Values, hit_rate: float, seen_rate: float | None
-) -> tuple[Array, float]:
-    """Log-odds (a, b, c) that a label is right, and the noise rate, by telling samples from decoys.
-
-    The odds that a value is a sample's, not a decoy's, are f / g, which hold f_1 / f_0 and the
-    noise rate but no density: a regression in four parameters, fitted by damped Fisher scoring.
-    """
-    logs, w = np.hstack([samples.logs, decoys.logs]), np.concatenate([samples.w, decoys.w])
-    is_sample = np.repeat([1.0, 0.0], [len(samples.w), len(decoys.w)])
-    rate, weight = (0.3, 0.0) if seen_rate is None else (seen_rate, CONTRAST_RATE_WEIGHT)
-    diagonal = np.arange(4)
-
-    def likelihood(theta: Array) -> tuple[float, Array, Array, float]:
-        a, b, c = theta[:3]
-        pi = np.clip(expit(theta[3]), 1e-6, 1 - 1e-6)
-        slopes = np.array([np.exp(a), -np.exp(b)])
-        ratio = np.exp(np.clip(slopes @ logs + c, -50, 50))
-        f, g = pi + (1 - pi) * ratio, 1 + hit_rate * pi * (ratio - 1)
-        odds = np.log(f) - np.log(g)
-        by_ratio = (1 - pi) * ratio / f - hit_rate * pi * ratio / g
-        by_rate = (1 - ratio) * (1 / f + hit_rate / g) * pi * (1 - pi)
-        slope = np.stack([*(slopes[:, None] * logs * by_ratio), by_ratio, by_rate])
-        p = expit(odds)
-        gradient = slope @ (w * (is_sample - p))
-        information = (slope * (w * p * (1 - p))) @ slope.T
-        value = w @ (is_sample * odds - np.logaddexp(0, odds)) - RIDGE / 2 * (a**2 + b**2)
-        value += weight * (rate * np.log(pi) + (1 - rate) * np.log1p(-pi))
-        gradient += [-RIDGE * a, -RIDGE * b, 0, weight * (rate - pi)]
-        information[diagonal, diagonal] += [RIDGE, RIDGE, 0, weight * pi * (1 - pi)]
-        return float(value), gradient, information, float(pi)
-
-    start = np.exp(np.minimum(decoys.logs[0] - decoys.logs[1], 50)) @ decoys.w
-    theta = np.array([0, 0, max(-np.log(start), -20), logit(np.clip(rate, 0.05, 0.9))])
-    now, damping = likelihood(theta), 1e-3
-    for _ in range(CONTRAST_STEPS):
-        value, gradient, information, _ = now
-        scale = information[diagonal, diagonal] + 1e-6
-        step = np.linalg.solve(information + damping * np.diag(scale), gradient)
-        step /= max(1.0, np.abs(step).max() / 2)
-        then = likelihood(theta + step)
-        if then[0] >= value:
-            theta, now, damping = theta + step, then, max(damping / 4, 1e-7)
-            if then[0] - value < 1e-9:
-                break
-        else:
-            damping *= 6
-    pi = now[3]
-    return np.array([np.exp(theta[0]), -np.exp(theta[1]), theta[2] - logit(pi)]), pi
-
-
-def _em(
-    samples: _Values,
-    decoys: _Values,
-    hit_rate: float,
-    rate: float | None,
-    max_iter: int,
-    tol: float,
-) -> tuple[Mixture, int]:
-    """One mixture, weighed (pi, 1 - pi) in the samples and (1 - pi h, pi h) in the decoys."""
-    guess = self_labels(samples.x, 2)
-    n_prior = PRIOR * (guess @ samples.w) + FLOOR
-    sums_prior = PRIOR * samples.logs @ (samples.w * guess).T - FLOOR  # E log u = -1
-    known = np.zeros(2) if rate is None else RATE_WEIGHT * np.array([rate, 1 - rate])
-
-    def m_step(r: Array, r_decoy: Array, shapes: Array) -> Mixture:
-        n = r @ samples.w + r_decoy @ decoys.w + n_prior
-        sums = samples.logs @ (samples.w * r).T + decoys.logs @ (decoys.w * r_decoy).T + sums_prior
-        weights = r @ samples.w + known
-        return Mixture(weights / weights.sum(), *likeliest_shapes(n, sums / n, shapes))
-
-    all_wrong = np.outer([1.0, 0.0], np.ones_like(decoys.x))
-    mixture = m_step(guess, all_wrong, np.ones((2, 2)))
-    for iteration in range(1, max_iter + 1):
-        before, shapes = mixture, np.stack([mixture.alphas, mixture.betas])
-        hits = hit_rate * before.weights[0]
-        decoy_mixture = Mixture(np.array([1 - hits, hits]), *shapes)
-        r, r_decoy = before.responsibilities(samples.x), decoy_mixture.responsibilities(decoys.x)
-        mixture = m_step(r, r_decoy, shapes)
-        moved = np.abs(np.log([mixture.alphas, mixture.betas]) - np.log(shapes)).max()
-        if moved + np.abs(mixture.weights - before.weights).max() < tol:
-            return replace(mixture, converged=True), iteration
-    return mixture, max_iter
-
-
-def _tail_rate(samples: _Values, decoys: _Values, hit_rate: float) -> float:
-    """Noise rate that the surest predictions show, where only similarities are known.
-
-    The highest are to predicted classes. So those of samples stand for labels that agree with a
-    prediction, and those of decoys for labels that contradict it, each for 1 / h of them.
-    """
-    values, place = np.unique(np.concatenate([samples.x, decoys.x]), return_inverse=True)
-    is_decoy = np.repeat([0, 1], [len(samples.x), len(decoys.x)])
-    w = np.concatenate([hit_rate * samples.w, decoys.w])
-    counts = np.bincount(2 * place + is_decoy, w, 2 * len(values)).astype(np.float64)
-    of_samples = hit_rate / (1 + hit_rate)
-    surest, sure = (
-        of_surest(counts.reshape(1, -1, 2), of_samples * share)
-        for share in (SUREST_TAIL, SURE_TAIL)
-    )
-    rate = float(_without_own_errors(surest, sure)[0])
-    return min(rate, 2 * max(rate - DOUBTED, 0.0))
-
-
-def contradiction_rate(counts: ArrayLike) -> float:
-    """Noise rate that the surest predictions show: the share of labels that they contradict.
-
-    Of each predicted class the surest tenth is taken, so that noise between a few classes shows
-    too. A network errs there as well, about a quarter as often as on the whole class; that part is
-    taken off.
-
-    Parameters
-    ----------
-    counts : array-like of shape (C, B, 2)
-        Samples by predicted class, by bin of the highest probability (ascending), and by whether
-        the given label is the predicted one (0) or contradicts it (1).
-
-    Returns
-    -------
-    float
-        In [0, 1].
-
-    Examples
-    --------
-    >>> from resup.decoy import contradiction_rate
-    >>> round(contradiction_rate([[[400, 400], [120, 80]], [[600, 200], [120, 80]]]), 3)
-    0.407
-    """
-    samples = np.asarray(counts, np.float64)
-    if samples.ndim != 3 or samples.shape[1] < 1 or samples.shape[2] != 2:
-        raise ValueError(f"counts must have shape (C, B, 2) with B >= 1, got {samples.shape}")
-    if not np.isfinite(samples).all() or (samples < 0).any():
-        raise ValueError("counts must be finite and not negative")
-    n = samples.sum((1, 2))
-    all_ = samples[..., 1].sum(1) / np.where(n > 0, n, 1)
-    by_class = _without_own_errors(of_surest(samples), all_)
-    return float(n @ by_class / (n.sum() or 1))
-
-
-def of_surest(counts: Array, surest: float = SUREST) -> Array:
-    """Share of the second kind in the surest part of each group, for counts (groups, B, 2)."""
-    from_top = counts[:, ::-1].cumsum(1)
-    n = from_top.sum(2)
-    cut = (n < surest * n[:, -1:]).sum(1)  # the bin at which it is reached
-    groups = np.arange(len(n))
-    second, both = from_top[groups, cut, 1], n[groups, cut]
-    shares: Array = second / np.where(both > 0, both, 1)
-    return shares
-
-
-def _without_own_errors(surest: Array, all_: Array) -> Array:
-    """Take off the share of contradictions that a network's own errors make."""
-    shares: Array = np.clip((surest - OWN_ERROR * all_) / (1 - OWN_ERROR), 0, 1)
-    return shares
 
 
 def transition(confusion: ArrayLike, smoothing: float = 0.02) -> Array:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ._module import StateModule
 from .accumulator import DecoyAccumulator
 from .balance import given_up
-from .decoy import contradiction_rate, of_surest
+from .contradictions import contradiction_rate, of_surest
 
 __all__ = ["NoiseMemory"]
 

@@ -1,0 +1,86 @@
+"""The noise rate that a network's surest predictions show: the share of labels they contradict."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .decoy_fits import Values
+from .em import Array
+
+__all__ = ["contradiction_rate"]
+
+SUREST, OWN_ERROR = 0.1, 0.25  # share of each class; its error as a share of the class's
+SUREST_TAIL, SURE_TAIL = 0.25, 0.7  # shares of all samples, where their predictions are not known
+DOUBTED = 0.1  # noise rate seen there that may be of a network's own errors; twice that counts
+
+
+def contradiction_rate(counts: ArrayLike) -> float:
+    """Noise rate that the surest predictions show: the share of labels that they contradict.
+
+    Of each predicted class the surest tenth is taken, so that noise between a few classes shows
+    too. A network errs there as well, about a quarter as often as on the whole class; that part is
+    taken off.
+
+    Parameters
+    ----------
+    counts : array-like of shape (C, B, 2)
+        Samples by predicted class, by bin of the highest probability (ascending), and by whether
+        the given label is the predicted one (0) or contradicts it (1).
+
+    Returns
+    -------
+    float
+        In [0, 1].
+
+    Examples
+    --------
+    >>> from resup.contradictions import contradiction_rate
+    >>> round(contradiction_rate([[[400, 400], [120, 80]], [[600, 200], [120, 80]]]), 3)
+    0.407
+    """
+    samples = np.asarray(counts, np.float64)
+    if samples.ndim != 3 or samples.shape[1] < 1 or samples.shape[2] != 2:
+        raise ValueError(f"counts must have shape (C, B, 2) with B >= 1, got {samples.shape}")
+    if not np.isfinite(samples).all() or (samples < 0).any():
+        raise ValueError("counts must be finite and not negative")
+    n = samples.sum((1, 2))
+    all_ = samples[..., 1].sum(1) / np.where(n > 0, n, 1)
+    by_class = without_own_errors(of_surest(samples), all_)
+    return float(n @ by_class / (n.sum() or 1))
+
+
+def of_surest(counts: Array, surest: float = SUREST) -> Array:
+    """Share of the second kind in the surest part of each group, for counts (groups, B, 2)."""
+    from_top = counts[:, ::-1].cumsum(1)
+    n = from_top.sum(2)
+    cut = (n < surest * n[:, -1:]).sum(1)  # the bin at which it is reached
+    groups = np.arange(len(n))
+    second, both = from_top[groups, cut, 1], n[groups, cut]
+    shares: Array = second / np.where(both > 0, both, 1)
+    return shares
+
+
+def without_own_errors(surest: Array, all_: Array) -> Array:
+    """Take off the share of contradictions that a network's own errors make."""
+    shares: Array = np.clip((surest - OWN_ERROR * all_) / (1 - OWN_ERROR), 0, 1)
+    return shares
+
+
+def tail_rate(samples: Values, decoys: Values, hit_rate: float) -> float:
+    """Noise rate that the surest predictions show, where only similarities are known.
+
+    The highest are to predicted classes. So those of samples stand for labels that agree with a
+    prediction, and those of decoys for labels that contradict it, each for 1 / h of them.
+    """
+    values, place = np.unique(np.concatenate([samples.x, decoys.x]), return_inverse=True)
+    is_decoy = np.repeat([0, 1], [len(samples.x), len(decoys.x)])
+    w = np.concatenate([hit_rate * samples.w, decoys.w])
+    counts = np.bincount(2 * place + is_decoy, w, 2 * len(values)).astype(np.float64)
+    of_samples = hit_rate / (1 + hit_rate)
+    surest, sure = (
+        of_surest(counts.reshape(1, -1, 2), of_samples * share)
+        for share in (SUREST_TAIL, SURE_TAIL)
+    )
+    rate = float(without_own_errors(surest, sure)[0])
+    return min(rate, 2 * max(rate - DOUBTED, 0.0))

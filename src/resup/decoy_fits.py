@@ -1,0 +1,118 @@
+"""The two fits of DecoyMixture to samples and decoys: the contrast and the Betas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.special import expit, logit
+
+from .em import Array, Mixture, likeliest_shapes, self_labels
+
+PRIOR, FLOOR = 0.1, 0.003  # pseudo-observations per sample: self-labels; uniform ones per component
+RATE_WEIGHT, CONTRAST_RATE_WEIGHT = 0.3, 0.01  # of the seen rate, the same unit
+RIDGE, CONTRAST_STEPS = 1e-4, 60
+
+
+@dataclass(frozen=True)
+class Values:
+    """Values inside (0, 1), their weights, and log x over log(1 - x), (2, N)."""
+
+    x: Array
+    w: Array
+    logs: Array
+
+    @classmethod
+    def of(cls, x: Array, w: Array, clip: float) -> Values:
+        """Move values into [clip, 1 - clip], and let their weights sum to 1."""
+        inside = np.clip(x, clip, 1 - clip)
+        return cls(inside, w / w.sum(), np.stack([np.log(inside), np.log1p(-inside)]))
+
+    def scaled(self, factor: float) -> Values:
+        """Multiply the weights."""
+        return replace(self, w=factor * self.w)
+
+
+def contrast(
+    samples: Values, decoys: Values, hit_rate: float, seen_rate: float | None
+) -> tuple[Array, float]:
+    """Log-odds (a, b, c) that a label is right, and the noise rate, by telling samples from decoys.
+
+    The odds that a value is a sample's, not a decoy's, are f / g, which hold f_1 / f_0 and the
+    noise rate but no density: a regression in four parameters, fitted by damped Fisher scoring.
+    """
+    logs, w = np.hstack([samples.logs, decoys.logs]), np.concatenate([samples.w, decoys.w])
+    is_sample = np.repeat([1.0, 0.0], [len(samples.w), len(decoys.w)])
+    rate, weight = (0.3, 0.0) if seen_rate is None else (seen_rate, CONTRAST_RATE_WEIGHT)
+    diagonal = np.arange(4)
+
+    def likelihood(theta: Array) -> tuple[float, Array, Array, float]:
+        a, b, c = theta[:3]
+        pi = np.clip(expit(theta[3]), 1e-6, 1 - 1e-6)
+        slopes = np.array([np.exp(a), -np.exp(b)])
+        ratio = np.exp(np.clip(slopes @ logs + c, -50, 50))
+        f, g = pi + (1 - pi) * ratio, 1 + hit_rate * pi * (ratio - 1)
+        odds = np.log(f) - np.log(g)
+        by_ratio = (1 - pi) * ratio / f - hit_rate * pi * ratio / g
+        by_rate = (1 - ratio) * (1 / f + hit_rate / g) * pi * (1 - pi)
+        slope = np.stack([*(slopes[:, None] * logs * by_ratio), by_ratio, by_rate])
+        p = expit(odds)
+        gradient = slope @ (w * (is_sample - p))
+        information = (slope * (w * p * (1 - p))) @ slope.T
+        value = w @ (is_sample * odds - np.logaddexp(0, odds)) - RIDGE / 2 * (a**2 + b**2)
+        value += weight * (rate * np.log(pi) + (1 - rate) * np.log1p(-pi))
+        gradient += [-RIDGE * a, -RIDGE * b, 0, weight * (rate - pi)]
+        information[diagonal, diagonal] += [RIDGE, RIDGE, 0, weight * pi * (1 - pi)]
+        return float(value), gradient, information, float(pi)
+
+    start = np.exp(np.minimum(decoys.logs[0] - decoys.logs[1], 50)) @ decoys.w
+    theta = np.array([0, 0, max(-np.log(start), -20), logit(np.clip(rate, 0.05, 0.9))])
+    now, damping = likelihood(theta), 1e-3
+    for _ in range(CONTRAST_STEPS):
+        value, gradient, information, _ = now
+        scale = information[diagonal, diagonal] + 1e-6
+        step = np.linalg.solve(information + damping * np.diag(scale), gradient)
+        step /= max(1.0, np.abs(step).max() / 2)
+        then = likelihood(theta + step)
+        if then[0] >= value:
+            theta, now, damping = theta + step, then, max(damping / 4, 1e-7)
+            if then[0] - value < 1e-9:
+                break
+        else:
+            damping *= 6
+    pi = now[3]
+    return np.array([np.exp(theta[0]), -np.exp(theta[1]), theta[2] - logit(pi)]), pi
+
+
+def betas(
+    samples: Values,
+    decoys: Values,
+    hit_rate: float,
+    rate: float | None,
+    max_iter: int,
+    tol: float,
+) -> tuple[Mixture, int]:
+    """One mixture, weighed (pi, 1 - pi) in the samples and (1 - pi h, pi h) in the decoys."""
+    guess = self_labels(samples.x, 2)
+    n_prior = PRIOR * (guess @ samples.w) + FLOOR
+    sums_prior = PRIOR * samples.logs @ (samples.w * guess).T - FLOOR  # E log u = -1
+    known = np.zeros(2) if rate is None else RATE_WEIGHT * np.array([rate, 1 - rate])
+
+    def m_step(r: Array, r_decoy: Array, shapes: Array) -> Mixture:
+        n = r @ samples.w + r_decoy @ decoys.w + n_prior
+        sums = samples.logs @ (samples.w * r).T + decoys.logs @ (decoys.w * r_decoy).T + sums_prior
+        weights = r @ samples.w + known
+        return Mixture(weights / weights.sum(), *likeliest_shapes(n, sums / n, shapes))
+
+    all_wrong = np.outer([1.0, 0.0], np.ones_like(decoys.x))
+    mixture = m_step(guess, all_wrong, np.ones((2, 2)))
+    for iteration in range(1, max_iter + 1):
+        before, shapes = mixture, np.stack([mixture.alphas, mixture.betas])
+        hits = hit_rate * before.weights[0]
+        decoy_mixture = Mixture(np.array([1 - hits, hits]), *shapes)
+        r, r_decoy = before.responsibilities(samples.x), decoy_mixture.responsibilities(decoys.x)
+        mixture = m_step(r, r_decoy, shapes)
+        moved = np.abs(np.log([mixture.alphas, mixture.betas]) - np.log(shapes)).max()
+        if moved + np.abs(mixture.weights - before.weights).max() < tol:
+            return replace(mixture, converged=True), iteration
+    return mixture, max_iter
