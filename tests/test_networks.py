@@ -1,0 +1,94 @@
+"""Networks of the reproductions, by name."""
+
+import pytest
+import torch
+from paper import networks
+from torch import nn
+from torch._dynamo.testing import CompileCounter
+
+PARAMETERS = {  # of torchvision's models of these names, with 1,000 classes
+    "resnet18": 11_689_512,
+    "resnet50": 25_557_032,
+}
+
+
+@pytest.mark.parametrize("name", ["cnn7", "resnet18-cifar", "resnet50-cifar", "resnet18"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_logits(name, channels):
+    network = networks.build(name, classes=7, channels=channels, size=32).eval()
+    assert network(torch.zeros(2, channels, 32, 32)).shape == (2, 7)
+
+
+def test_any_size_fits_the_stride():
+    for size in (22, 24, 46, 47, 48):
+        network = networks.build("cnn7", classes=7, channels=1, size=size, width=8, stride=3).eval()
+        assert network(torch.zeros(1, 1, size, size)).shape == (1, 7)
+    with pytest.raises(ValueError, match="size must be over 21 for a stride of 3, got 21"):
+        networks.build("cnn7", classes=7, channels=1, size=21, stride=3)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_size_of_resnets(name):
+    network = networks.build(name, classes=1000)
+    assert sum(p.numel() for p in network.parameters()) == PARAMETERS[name]
+    assert "layer4.1.conv2.weight" in network.state_dict()
+    assert "layer2.0.downsample.0.weight" in network.state_dict()
+
+
+def test_weights_from_a_file(tmp_path):
+    file = tmp_path / "faces.pt"
+    source = networks.build("resnet18", classes=100)
+    torch.save({"state_dict": {f"module.{k}": v for k, v in source.state_dict().items()}}, file)
+    network = networks.build("resnet18", classes=7, weights=file)
+    assert torch.equal(network.layer3[0].conv1.weight, source.layer3[0].conv1.weight)
+    assert network.fc.out_features == 7
+    grey = networks.build("resnet18", classes=7, channels=1, weights=file)
+    assert torch.equal(grey.conv1.weight, source.conv1.weight.sum(1, keepdim=True))
+    torch.save({"other": torch.zeros(1)}, file)
+    deeper = tmp_path / "deeper.pt"
+    torch.save(networks.build("resnet50", classes=7).state_dict(), deeper)
+    for weights in (file, deeper):
+        with pytest.raises(ValueError, match=r"the weights are of another network: .* [0-9]+ more"):
+            networks.build("resnet18", classes=7, weights=weights)
+    with pytest.raises(FileNotFoundError, match=r"missing\.pt"):
+        networks.build("resnet18", classes=7, weights=tmp_path / "missing.pt")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("resnet18", "resnet18"),
+        ("resnet50", "resnet50"),
+        ("mobilenet", "mobilenet_v2"),
+        ("vgg16", "vgg16_bn"),
+    ],
+)
+def test_weights_of_torchvision_give_its_outputs(name, theirs, tmp_path):
+    models = pytest.importorskip("torchvision.models")
+    source = models.get_model(theirs)
+    for module in source.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    torch.save(source.state_dict(), file := tmp_path / "weights.pt")
+    network = networks.build(name, classes=1000, weights=file)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(network.eval()(x), source.eval()(x))
+    grey = networks.build(name, classes=7, channels=1, weights=file)
+    assert grey(x[:, :1]).shape == (2, 7)
+
+
+def test_unknown_network():
+    with pytest.raises(ValueError, match="network must be one of cnn7"):
+        networks.build("alexnet", 10)
+
+
+@pytest.mark.parametrize("name", ["cnn2", "cnn7", "resnet18-cifar"])
+def test_compile_reaches_the_networks(name):
+    counter = CompileCounter()
+    network = networks.build(name, classes=3, channels=1, size=8)
+    network.compile(backend=counter)
+    network(torch.zeros(2, 1, 8, 8))
+    assert counter.frame_count > 0

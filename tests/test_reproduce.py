@@ -1,0 +1,247 @@
+"""Runs, and tables of runs, on data sets of a few images made on the spot."""
+
+import json
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from paper import methods, published, run
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture
+def cifar(tmp_path, rng):
+    """CIFAR-10 in its publisher's layout: 5 × 40 and 60 images, each class a colour."""
+    folder = tmp_path / "data" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    names = [f"data_batch_{i}" for i in range(1, 6)]
+    for name, n in [(name, 40) for name in names] + [("test_batch", 60)]:
+        labels = rng.integers(10, size=n)
+        images = np.full((n, 3, 32, 32), 25, np.uint8) * labels[:, None, None, None]
+        images = (images + rng.integers(20, size=images.shape)).astype(np.uint8)
+        content = {b"data": images.reshape(n, -1), b"labels": labels.tolist()}
+        (folder / name).write_bytes(pickle.dumps(content))
+    meta = {b"label_names": [f"class {c}".encode() for c in range(10)]}
+    (folder / "batches.meta").write_bytes(pickle.dumps(meta))
+    return folder.parent
+
+
+def script(name, *arguments):
+    command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+SMALL = "--size", "cpu", "--epochs", "3", "--dtype", "float32", "--device", "cpu"
+
+
+def test_human_labels_of_cifar100(tmp_path, rng, monkeypatch):
+    import cifar10
+
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    (folder / "meta").write_bytes(pickle.dumps({b"fine_label_names": [b"class"] * 100}))
+    true = np.arange(200) % 100
+    for name in ("train", "test"):
+        content = {
+            b"data": rng.integers(256, size=(200, 3072), dtype=np.uint8),
+            b"fine_labels": true.tolist(),
+        }
+        (folder / name).write_bytes(pickle.dumps(content))
+    given = np.where(np.arange(200) < 80, (true + 1) % 100, true)
+    np.savez(tmp_path / "CIFAR-100_human.npz", noisy_label=given)
+    flags = ["--data", tmp_path, "--dataset", "cifar100", "--noise", "noisy", "--out", tmp_path]
+    monkeypatch.setattr(sys, "argv", ["cifar10.py", *map(str, flags), *SMALL])
+    cifar10.main()
+    record = json.loads((tmp_path / "result.json").read_text())
+    assert (record["dataset"], record["noise"]) == ("cifar100", "noisy")
+    assert record["realised_rate"] == pytest.approx(0.4)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_where_it_was_broken_off(cifar, tmp_path):
+    def arguments(out, *extra):
+        return "--data", cifar, "--rate", "0.3", "--out", tmp_path / out, *SMALL, *extra
+
+    def start(out):
+        done = script("cifar10.py", *arguments(out))
+        assert done.returncode == 0, done.stderr
+        return json.loads((tmp_path / out / "result.json").read_text())
+
+    whole = start("whole")
+    assert whole["method"] == "resup"
+    assert whole["realised_rate"] == pytest.approx(0.3, abs=0.1)
+    assert whole["score"] == pytest.approx(
+        np.mean([a for _, a in whole["accuracy_by_epoch"]]), abs=0.005
+    )
+    lines = (tmp_path / "whole" / "epochs.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+
+    with pytest.raises(KeyboardInterrupt):
+        broken_off(arguments("broken"), stop_at=2)
+    assert (tmp_path / "broken" / "checkpoint.pt").exists()
+    other = script("cifar10.py", *arguments("broken", "--seed", "1"))
+    assert other.returncode == 1
+    assert "holds another run, whose seed is 0 in place of 1: give another --out" in other.stderr
+    goes_on = start("broken")
+    assert goes_on["accuracy_by_epoch"] == whole["accuracy_by_epoch"]
+    lines = (tmp_path / "broken" / "epochs.jsonl").read_text().splitlines()
+    assert goes_on["seconds"] >= sum(json.loads(line)["seconds"] for line in lines) - 0.1
+    again = script("cifar10.py", *arguments("whole"))
+    assert f"done already, score {whole['score']:.2f} %" in again.stdout
+
+
+def broken_off(arguments, stop_at):
+    """Run `cifar10.py` up to an interrupt before the test of an epoch."""
+    import cifar10
+
+    class Stop(run.Test):
+        def on_epoch_end(self, trainer, record):
+            if trainer.epoch == stop_at:
+                raise KeyboardInterrupt
+            super().on_epoch_end(trainer, record)
+
+    patch = pytest.MonkeyPatch()
+    with patch.context() as context:
+        context.setattr(run, "Test", Stop)
+        context.setattr(sys, "argv", ["cifar10.py", *map(str, arguments)])
+        cifar10.main()
+
+
+def test_a_run_goes_on_that_was_told_to_stop_in_its_first_epoch(tmp_path, monkeypatch):
+    import digits
+
+    flags = ["--noise", "clean", "--method", "plain", "--epochs", "1", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["digits.py", *flags])
+    with monkeypatch.context() as patch:
+        patch.setattr(run.Test, "on_step_end", lambda self, trainer, values: trainer._stop_soon())
+        with pytest.raises(SystemExit):
+            digits.main()
+    assert not (tmp_path / "epochs.jsonl").exists()
+    digits.main()
+    assert (tmp_path / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "error"),
+    [
+        ("cifar10.py", ("--noise", "worst", "--rate", "0.3"), "--rate is for symmetric"),
+        ("cifar10.py", ("--epochs", "0"), "invalid positive value: '0'"),
+        ("cifar10.py", ("--dataset", "cifar100", "--noise", "worst"), "worst is not for cifar100"),
+        ("fer.py", ("--dataset", "ferplus", "--labels", "list.txt"), "--labels is for RAF-DB"),
+        ("reproduce.py", ("--table", "5", "--columns", "sym 2%"), "got 'sym 2%'"),
+    ],
+)
+def test_wrong_flags_are_named(name, arguments, error, tmp_path):
+    done = script(name, "--data", tmp_path, *arguments)
+    assert done.returncode
+    assert error in done.stderr
+
+
+def test_a_rate_of_none_is_no_noise():
+    args = Namespace(noise="symmetric", rate=0.0)
+    run.check_noise(ArgumentParser(), args)
+    assert args.noise == "clean"
+
+
+@pytest.mark.slow
+def test_faces_from_files_as_from_memory(tmp_path, rng):
+    image = pytest.importorskip("PIL.Image")
+    (tmp_path / "EmoLabel").mkdir()
+    (tmp_path / "Image" / "aligned").mkdir(parents=True)
+    names = [f"train_{i}" for i in range(60)] + [f"test_{i}" for i in range(20)]
+    for name in names:
+        pixels = rng.integers(256, size=(100, 100, 3)).astype(np.uint8)
+        image.fromarray(pixels).save(tmp_path / "Image" / "aligned" / f"{name}_aligned.jpg")
+    lines = [f"{name}.jpg {1 + i % 7}" for i, name in enumerate(names)]
+    (tmp_path / "EmoLabel" / "list_patition_label.txt").write_text("\n".join(lines))
+
+    def accuracies(out, *extra):
+        arguments = "--data", tmp_path, "--dataset", "rafdb", "--rate", "0.3", *SMALL, *extra
+        done = script("fer.py", *arguments, "--out", tmp_path / out)
+        assert done.returncode == 0, done.stderr
+        return json.loads((tmp_path / out / "result.json").read_text())["accuracy_by_epoch"]
+
+    assert accuracies("files", "--workers", "2") == accuracies("memory")
+
+
+@pytest.mark.slow
+def test_a_table(cifar, tmp_path):
+    arguments = (
+        *("--table", "5", "--data", cifar, "--size", "cpu", "--columns", "sym 20%", "sym 50%"),
+        *("--methods", "plain", "jocor", "--runs", tmp_path / "runs"),
+        *("--results", tmp_path / "results", "--jobs", "2", "--epochs", "2", "--samples", "150"),
+    )
+    done = script("reproduce.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    written = tmp_path / "results" / "cifar10-cpu-2-epochs-150-samples.jsonl"
+    records = [json.loads(line) for line in written.read_text().splitlines()]
+    assert {r["protocol"]["samples"] for r in records} == {150}
+    assert {(r["method"], r["rate"]) for r in records} == {
+        (method, rate) for method in ("plain", "jocor") for rate in (0.2, 0.5)
+    }
+    scores = {r["method"]: r["score"] for r in records if r["rate"] == 0.2}
+    assert f"| plain | {scores['plain']:.2f} |" in done.stdout
+    assert "| *jocor, paper* | 85.73 | 79.41 |" in done.stdout
+    again = script("reproduce.py", *arguments)
+    assert again.stdout.splitlines()[-5:] == done.stdout.splitlines()[-5:]
+    assert len(written.read_text().splitlines()) == 4
+    written.unlink()  # what the runs have left is enough
+    again = script("reproduce.py", *arguments, "--seeds", "0", "0")
+    assert sorted(again.stdout.splitlines()) == sorted(done.stdout.splitlines())
+    assert len(written.read_text().splitlines()) == 4
+
+
+def test_a_run_that_fails_is_told(tmp_path):
+    arguments = "--table", "5", "--data", tmp_path, "--methods", "plain", "--columns", "sym 20%"
+    folders = "--runs", tmp_path / "runs", "--results", tmp_path / "results"
+    done = script("reproduce.py", *arguments, *folders)
+    assert done.returncode == 1
+    assert "ended with 1: FileNotFoundError" in done.stdout
+    assert "cifar-10-batches-py" in done.stdout
+
+
+@pytest.mark.slow
+def test_runs_end_with_their_runner(cifar, tmp_path):
+    command = [
+        *(sys.executable, EXAMPLES / "reproduce.py", "--table", "5", "--data", cifar),
+        *("--size", "cpu", "--columns", "sym 20%", "--methods", "plain", "resup"),
+        *("--epochs", "100000", "--runs", tmp_path / "runs", "--results", tmp_path / "results"),
+    ]
+    runner = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)
+    while not (found := list(tmp_path.glob("runs/*/checkpoint.pt"))):
+        assert runner.poll() is None
+        time.sleep(0.1)
+    runner.terminate()
+    assert runner.wait(60) == 128 + signal.SIGTERM
+    written = found[0].stat().st_mtime
+    time.sleep(1)
+    assert found[0].stat().st_mtime == written
+    assert len(list(tmp_path.glob("runs/*"))) == 1
+
+
+def test_published_numbers_are_of_their_own_networks():
+    table = published.TABLES["5"]
+    assert table.starting(None, ["imagenet"]).paper == table.paper
+    assert table.starting("resnet18-cifar", None).paper == {}
+
+
+def test_a_folder_holds_the_labels_of_one_run(tmp_path):
+    path = tmp_path / "settings.json"
+    run.check_folder(path, {"labels": 1})
+    run.write_json(path, {"labels": 1})
+    run.check_folder(path, {"labels": 1})
+    with pytest.raises(SystemExit, match="holds another run, whose labels is 1 in place of 2"):
+        run.check_folder(path, {"labels": 2})
+
+
+def test_published_tables_fit():
+    for table in published.TABLES.values():
+        assert set(table.rows) <= set(methods.METHODS)
+        assert all(len(row) == len(table.columns) for row in table.paper.values())
