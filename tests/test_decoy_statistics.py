@@ -178,6 +178,18 @@ def test_highest_similarities_that_are_equal_count_together(order):
     assert 0 <= tail_rate(values([0.5]), values([0.5]), 5e-324) <= 1
 
 
+@pytest.mark.parametrize(
+    ("surest", "sure", "counted"),  # decoys that are the predicted class; the samples: 250 and 850
+    [(5, 65, 0), (20, 80, 1), (10, 70, 0.708)],
+)
+def test_contradictions_that_the_surest_predictions_lack_are_own_errors(surest, sure, counted):
+    s = np.repeat([1.0, 0.5, 0.0], [250, 600, 150])
+    decoys = np.repeat([1.0, 0.5, 0.0], [surest, sure - surest, 1000 - sure])
+    top, all_ = surest / (surest + 250 / 4), sure / (sure + 850 / 4)
+    expected = counted * (top - OWN_ERROR * all_) / (1 - OWN_ERROR)
+    assert tail_rate(values(s), values(decoys), 1 / 4) == pytest.approx(expected, abs=1e-3)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_decoys_that_explain_too_little_are_left_out(seed):
     logits, targets, right = logits_of_a_network("pairs", seed=seed)
