@@ -127,6 +127,16 @@ def differing(rank, world):
     return said
 
 
+def classes(rank, world):
+    """What is said where the processes see another number of classes."""
+    weigher = SampleWeigher()
+    weigher(*batch(c=3 + 2 * rank))
+    try:
+        weigher.refit()
+    except ValueError as error:
+        return str(error)
+
+
 class Lost(Callback):
     """Rank 1 leaves in the middle of the third epoch."""
 
@@ -183,7 +193,8 @@ if __name__ == "__main__":
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
     everyones = [None] * world
-    work = {f.__name__: f for f in (weigh, traffic, train, uneven, absent, differing, recipe)}
+    works = weigh, traffic, train, uneven, absent, differing, classes, recipe
+    work = {f.__name__: f for f in works}
     out, *arguments = arguments
     mine = {name: work[name](rank, world, *arguments) for name in what.split(",")}
     dist.all_gather_object(everyones, mine)

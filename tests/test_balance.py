@@ -2,10 +2,13 @@ import copy
 
 import pytest
 import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from resup import SampleWeigher
+from resup import CoTrainer, SampleWeigher
 from resup.accumulator import DecoyAccumulator
 from resup.balance import ClassBalance, given_up, unaccounted
+from resup.callbacks import Callback
 
 
 def batches(n=200, size=64, classes=4):
@@ -131,6 +134,24 @@ def test_compiles_without_a_break():
     expected = copy.deepcopy(balance)(weights, targets, 3)
     compiled = torch.compile(balance, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(weights, targets, 3), expected)
+
+
+@pytest.mark.parametrize("option", [{"similarities": "pass"}, {"refit_every": 2}])
+def test_it_counts_the_batches_of_every_epoch(option):
+    counted = []
+
+    class Look(Callback):
+        def on_step_end(self, trainer, values):
+            counted.append(trainer.weigher.balance.sums[0, :, 1].sum().item())
+
+    x = torch.randn(96, 4)
+    nets = nn.Linear(4, 3), nn.Linear(4, 3)
+    optimizer = torch.optim.SGD([p for net in nets for p in net.parameters()], 0.1)
+    trainer = CoTrainer(nets, optimizer, callbacks=[Look()], progress=False, **option)
+    trainer.weigher.balanced = True
+    trainer.epoch = 1  # which no refit follows where they are two epochs apart
+    trainer.train_epoch(DataLoader(TensorDataset(x, x[:, :3].argmax(1)), 32))
+    assert counted == [32, 64, 96]
 
 
 @pytest.mark.parametrize("wrong", [0.3, 0.7])

@@ -35,9 +35,8 @@ def torchrun(world, what, out, *arguments, **environment):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    return torchrun(
-        2, "weigh,traffic,train,uneven,absent,differing", tmp_path_factory.mktemp("pair") / "out.pt"
-    )
+    what = "weigh,traffic,train,uneven,absent,differing,classes"
+    return torchrun(2, what, tmp_path_factory.mktemp("pair") / "out.pt")
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +87,13 @@ def test_processes_that_would_not_do_the_same_are_told(pair):
         assert checkpoint == "checkpoint must be given in every process or in none"
         assert val_loader == "val_loader must be given in every process or in none"
         assert "every process must go on from the same point, got epochs 0 to 1" in epochs
+
+
+def test_another_number_of_classes_is_told_to_every_process(pair):
+    for results in pair:
+        assert (
+            "must have as many classes in all processes, got 3 in one and 5" in results["classes"]
+        )
 
 
 @pytest.mark.parametrize("how", ["dies", "hangs"])

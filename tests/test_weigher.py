@@ -282,11 +282,14 @@ def test_it_keeps_its_dtypes_in_a_module_that_changes_its_own(dtype):
     weigher(logits, targets)
 
 
-def test_it_is_made_on_the_meta_device_and_filled_later():
+@pytest.mark.parametrize("assign", [False, True])
+def test_it_is_made_on_the_meta_device_and_filled_later(assign):
     weigher, logits, targets = fitted_weigher()
     with torch.device("meta"):
         other = SampleWeigher()
-    other.to_empty(device="cpu").load_state_dict(weigher.state_dict())
+    if not assign:
+        other.to_empty(device="cpu")
+    other.load_state_dict(copy.deepcopy(weigher.state_dict()), assign=assign)
     assert torch.equal(other.judge(logits, targets), weigher.judge(logits, targets))
     for each in (weigher, other):
         each(logits, targets)
@@ -344,6 +347,33 @@ def test_labels_of_any_integer_dtype(dtype):
     torch.testing.assert_close(
         weigher.judge(logits, targets.to(dtype)), expected.judge(logits, targets)
     )
+
+
+class GivesOut:
+    """An estimator that gives no probabilities in its third fit and later."""
+
+    fits = 0
+
+    def fit(self, X, y=None):
+        GivesOut.fits += 1
+        self.value = 1.0 if GivesOut.fits < 4 else np.nan
+        return self
+
+    def predict_proba(self, X):
+        return np.hstack([1 - X, X]) * self.value
+
+
+def test_a_fit_that_fails_leaves_the_last_mixtures():
+    weigher = SampleWeigher(GivesOut())
+    logits, targets = show(weigher, memorised=0)
+    mixtures, rates = weigher.mixtures_, weigher.noise_rates_
+    before = weigher.judge(logits, targets)
+    weigher(logits, targets)
+    with pytest.raises(ValueError, match="finite"):  # of the second network
+        weigher.refit()
+    assert weigher.mixtures_ is mixtures
+    assert weigher.noise_rates_ is rates
+    assert torch.equal(weigher.judge(logits, targets), before)
 
 
 class Unsure:

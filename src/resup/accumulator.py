@@ -30,7 +30,11 @@ class Edges(StateModule):
         self.register_buffer("edges", edges, persistent=False)
 
     def _load_from_state_dict(self, *args: Any) -> None:
-        self.edges.copy_(torch.tensor(self.values))  # if it was made on the meta device
+        edges = torch.tensor(self.values, dtype=torch.float32)
+        if self.edges.is_meta:  # a state that is loaded with assign=True brings none
+            self.edges = edges
+        else:  # perhaps made on the meta device
+            self.edges.copy_(edges)
         super()._load_from_state_dict(*args)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -174,7 +178,6 @@ class DecoyAccumulator(StateModule):
     def __init__(self, groups: int = 1, signal: Signal = "similarity") -> None:
         super().__init__()
         check_signal(signal)
-        self.groups = groups
         self.signal = signal
         self.began = False  # known to the host, unlike the counts
         self.histograms = HistogramAccumulator(groups)
@@ -189,11 +192,11 @@ class DecoyAccumulator(StateModule):
     def _make_room(self, n_classes: int) -> None:
         if len(self.labels) == n_classes:
             return
-        shape = self.groups, n_classes, CONFIDENCE_BINS, 2
+        shape = len(self.disputes), n_classes, CONFIDENCE_BINS, 2
         with torch.inference_mode(False):  # a first batch may come in it, a later one not
             self.contradictions = self.disputes.new_zeros(shape)
             self.labels = self.disputes.new_zeros(n_classes)
-            self.probabilities = self.histograms.counts.new_zeros(self.groups, n_classes)
+            self.probabilities = self.histograms.counts.new_zeros(shape[:2])
 
     @torch.no_grad()
     def update(self, logits: Tensor, targets: Tensor) -> None:
@@ -206,7 +209,7 @@ class DecoyAccumulator(StateModule):
         targets : Tensor of shape (N,)
             Given labels.
         """
-        check_stacked(logits, targets, self.groups)
+        check_stacked(logits, targets, len(self.disputes))
         targets = targets.long()
         decoys = self.next_labels(targets, logits.shape[2])
         bins = self.histograms.bins(*log_signal(self.signal, logits, decoys))
@@ -244,14 +247,14 @@ class DecoyAccumulator(StateModule):
 
     def match_classes(self) -> None:
         """Count as many classes as the other processes, also where there was no batch yet."""
-        [(_, most)] = bounds([len(self.labels)], self.labels.device)
-        if not len(self.labels):
-            self._make_room(most)
-        elif len(self.labels) != most:
+        n = len(self.labels)
+        [(_, most), (least, _)] = bounds([n, n or 2**31], self.labels.device)
+        if least < most:
             raise ValueError(
-                f"logits must have as many classes in all processes, got {len(self.labels)} in "
-                f"one and {most} in another"
+                f"logits must have as many classes in all processes, got {least} in one and {most} "
+                "in another"
             )
+        self._make_room(most)
 
     def predictions(self) -> Tensor:
         """Count samples by predicted class, (groups, C)."""

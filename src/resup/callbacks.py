@@ -38,7 +38,7 @@ class Callback:
         """After each batch; `values` are on the device, and reading one waits for it."""
 
     def on_epoch_end(self, trainer: Any, record: Mapping[str, Any]) -> None:
-        """After each epoch, with the record that joined `trainer.history`; its mixtures are new."""
+        """After each epoch and its refit, with the record that joined `trainer.history`."""
 
     def on_fit_end(self, trainer: Any) -> None:
         """After the last epoch, and also when training ends by an error."""

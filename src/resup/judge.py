@@ -66,8 +66,9 @@ class JudgingPair(NetworkPair):
         RuntimeError
             If no mixture has been fitted yet.
         ValueError
-            If the loader is empty, or a DataLoader that drops samples or shuffles by a sampler of
-            torch's, so that its order would mean nothing. Other shuffling is not noticed.
+            If the loader is empty, or a DataLoader with `drop_last`, or one that shuffles by a
+            sampler of torch's, so that its order would mean nothing. What other samplers do is not
+            noticed.
         """
         *_, clean_a, clean_b = self._judged(loader)
         return (clean_a + clean_b).float() / 2

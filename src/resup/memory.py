@@ -50,11 +50,9 @@ class NoiseMemory(StateModule):
 
     Attributes
     ----------
-    hit_rate : Tensor of shape (), float64
-        Chance that a decoy of a wrong label is the right one; NaN, as `seen`, `of_decoys` and
-        `contradicted`, before the first epoch.
     seen : Tensor of shape (networks, 2), float64
-        Noise rates that the surest predictions of the last two epochs showed.
+        Noise rates that the surest predictions of the last two epochs showed; NaN, as `of_decoys`
+        and `contradicted`, before the first epoch.
     seen_held : Tensor of shape (networks,), float64
         Highest that is held of those seen before.
     of_decoys : Tensor of shape (networks,), float64
@@ -80,7 +78,6 @@ class NoiseMemory(StateModule):
     """
 
     _tells_classes = "unknown"
-    hit_rate: Tensor
     seen: Tensor
     seen_held: Tensor
     of_decoys: Tensor
@@ -95,7 +92,6 @@ class NoiseMemory(StateModule):
     def __init__(self, networks: int) -> None:
         super().__init__()
         rates = torch.zeros(networks, dtype=torch.float64)
-        self.register_buffer("hit_rate", rates.new_tensor(torch.nan))
         self.register_buffer("of_decoys", torch.full_like(rates, torch.nan))
         self.register_buffer("contradicted", torch.full_like(rates, torch.nan))
         self.register_buffer("seen", rates.new_full((networks, 2), torch.nan))
@@ -142,7 +138,6 @@ class NoiseMemory(StateModule):
             disputed = float(of_surest(epoch.disputes.cpu().numpy()).max())
             self.waiting &= MOSTLY_DISPUTED < disputed < self.disputed.item()
             self.disputed.clamp_(max=disputed)
-        self.hit_rate.fill_(1 / (len(epoch.labels) - 1))
         skips = self.misled() & ~self.unknown.any(1)
         for network, counts in enumerate(epoch.contradictions.cpu().numpy()):
             if skips[network] or not counts.any():  # an epoch that showed nothing says nothing
@@ -163,7 +158,7 @@ class NoiseMemory(StateModule):
         else:
             seen, errors = max(self.seen_held[network].item(), min(before, last)), 0.0
         return {
-            "hit_rate": self.hit_rate.item(),
+            "hit_rate": 1 / (self.unknown.shape[1] - 1),
             "seen_rate": seen,
             "least_rate": min(self.found_held[network].item(), BELIEVED * seen),
             "least_probability": FIRST_DOUBT * errors,

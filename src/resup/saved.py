@@ -23,7 +23,7 @@ from .distributed import everyones, rank, unwrap
 from .judge import JudgingPair
 from .progress import EpochProgress
 
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
 
 
 class SavedPair(JudgingPair):

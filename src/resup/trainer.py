@@ -66,7 +66,7 @@ class CoTrainer(SavedPair):
     warmup_epochs : int or math.inf, default=1
         Epochs of plain cross-entropy, without consistency, before the first mixture; with infinity
         no mixture is ever fitted. Where networks are hardly above chance after one epoch, as with
-        a few hundred samples, give more.
+        a few hundred samples, give more. With 0 only the consistency loss begins an epoch earlier.
     mixture : estimator, optional
         Fitted to the similarities of each network; `DecoyMixture()` by default. `BetaMixture()`
         sees what the paper's does, ``BetaMixture.as_published()`` is the authors' program; any
@@ -111,8 +111,8 @@ class CoTrainer(SavedPair):
         ``consistency``, ``weight_a``, ``weight_b`` (mean weight that each network gives, before
         `weight_threshold`), ``noise_rate_a``, ``noise_rate_b`` (of the mixtures fitted after the
         epoch), ``lr``, and with a `val_loader` ``val_accuracy_a``, ``val_accuracy_b``.
-        ``consistency`` is there from the first weighed epoch on, the noise rates once there are
-        mixtures.
+        ``consistency`` is there after `warmup_epochs`, unless its weight is 0, the noise rates once
+        there are mixtures.
     should_stop : bool
         Set to True, in every process, it ends `fit` after the epoch; the next `fit` goes on.
     weigher : SampleWeigher
@@ -244,7 +244,8 @@ class CoTrainer(SavedPair):
         epochs : int
             The total: a second call, or one after `load_state_dict`, goes on to it.
         val_loader : iterable of batches, optional
-            Its accuracy joins the history; it changes nothing else.
+            Its accuracy joins the history, and a ``ReduceLROnPlateau`` of mode "max" sees it; it
+            changes nothing else.
         checkpoint : path, optional
             Written after every epoch, whole or not at all. On SIGTERM it is written at once, in
             the middle of the epoch, and the process exits. (With several processes, or where a
@@ -436,7 +437,8 @@ class CoTrainer(SavedPair):
         check_pair(*outputs)
         logits_a, logits_b = map(full_precision, outputs)
         stacked = torch.stack([logits_a.detach(), logits_b.detach()])
-        record = self.similarities == "step" and self._refit_follows
+        # the balance counts in any epoch; `_refit` forgets what no fit is to see
+        record = self.weigher.balanced or (self.similarities == "step" and self._refit_follows)
         posteriors = self.weigher(stacked, targets, record=record)
         weights_a, weights_b = self.weights(posteriors)
         cross_entropy = self.cross_weighted(logits_a, logits_b, targets, weights_a, weights_b)

@@ -19,7 +19,7 @@ from .alignment import ClassAlignment
 from .balance import ClassBalance
 from .decoy import DecoyMixture, held_to_rate
 from .distributed import add_up
-from .histogram import SimilarityHistogram
+from .histogram import CENTRES, SimilarityHistogram
 from .memory import MAJORITY, NoiseMemory
 from .posterior import AnyMixture, Posterior, TablePosterior
 from .similarity import Signal, check_signal, log_signal
@@ -38,7 +38,7 @@ class SampleWeigher(StateModule):
     """Weighs the samples of each batch by the mixture fitted to the epoch before (Eq. 2 to 5).
 
     Call it in the training step and `refit` it after every epoch. Until the first `refit` every
-    weight is 1, which is the warm-up. A step touches device tensors only; the host waits once, in
+    weight is 1, which is the warm-up. A step touches device tensors only; the host waits only in
     `refit`. Under ``torch.distributed`` `refit` adds the histograms of all processes first, so that
     every process holds the same mixtures.
 
@@ -74,9 +74,9 @@ class SampleWeigher(StateModule):
         to 0 and 1 as far as the decoys account for the noise, where the posterior is most exact.
         Where they do not, wrong labels are plausible, and more of them than the surest predictions
         show: the odds are then shifted to a noise rate up to 1.3 times as high, but not above one
-        half, unless it is known. Not after a network's first fit, nor while it gives up a class.
-        With 1 every weight is the posterior (Eq. 5) at the aligned prediction. `judge` is not
-        affected.
+        half, unless it is known. Not after a network's first fit, nor while its rates are forgotten
+        or it gives up a class. With 1 every weight is the posterior (Eq. 5) at the aligned
+        prediction. `judge` is not affected.
 
     Attributes
     ----------
@@ -140,13 +140,13 @@ class SampleWeigher(StateModule):
         self.negligible_noise = negligible_noise
         self.sharpness = sharpness
         self.mixture = DecoyMixture() if mixture is None else mixture
-        self.closed_form = False
+        kind: type[Posterior | TablePosterior] = TablePosterior
         if isinstance(self.mixture, SimilarityMixture):  # raises now rather than after an epoch
             self.mixture._check_parameters()
-            self.closed_form = self.mixture.n_components <= 2
+            if self.mixture.n_components <= 2:
+                kind = Posterior
         else:
             AnyMixture(self.mixture)
-        kind = Posterior if self.closed_form else TablePosterior
         self.posterior, self.weight = kind(networks), kind(networks)
         self.seen = HistogramAccumulator(networks)
         self.register_buffer("fitted_counts", torch.zeros_like(self.seen.counts))
@@ -252,19 +252,22 @@ class SampleWeigher(StateModule):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _fit(self, again: bool = False) -> None:
-        self.mixtures_, self.noise_rates_, self.balanced = [], [], False
         histograms = [SimilarityHistogram(counts) for counts in self.fitted_counts]
-        if not any(histogram.total for histogram in histograms):
-            return
-        for network, histogram in enumerate(histograms):
+        mixtures: list[Any] = []
+        if any(histogram.total for histogram in histograms):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                mixture = self._fitted(network, histogram)
-            clean = mixture.predict_proba(histogram.centres)[:, -1]
-            self.mixtures_.append(mixture)
-            rate = 1 - float(histogram.counts @ clean) / histogram.total
-            # the very number that was held, so that a fit after loading holds the same
-            self.noise_rates_.append(rate if self.decoys is None else mixture.noise_rate_)
+                mixtures = [self._fitted(*each) for each in enumerate(histograms)]
+        posteriors = [mixture.predict_proba(CENTRES)[:, -1] for mixture in mixtures]
+        # an estimator of one's own may have raised; from here on nothing does
+        self.mixtures_, self.noise_rates_, self.balanced = mixtures, [], False
+        for network, mixture in enumerate(mixtures):
+            histogram, clean = histograms[network], posteriors[network]
+            if self.decoys is None:
+                rate = 1 - float(histogram.counts @ clean) / histogram.total
+            else:  # the very number that was held, so that a fit after loading holds the same
+                rate = mixture.noise_rate_
+            self.noise_rates_.append(rate)
             self.posterior.load(mixture, network)
             if mixture.degenerate_ and (self.decoys is None or clean.min() == 1):
                 self.weight.reset(network)
@@ -311,7 +314,7 @@ class SampleWeigher(StateModule):
             self.weight.load(odds, network)
 
     def _fitted(self, network: int, histogram: SimilarityHistogram) -> Any:
-        if not self.closed_form:
+        if not isinstance(self.mixture, SimilarityMixture):
             return AnyMixture(self.mixture).fit(histogram)
         mixture = clone(self.mixture)
         if self.decoys is None:
