@@ -2,10 +2,12 @@ import copy
 
 import pytest
 import torch
+from sklearn.datasets import make_classification
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from resup import CoTrainer, SampleWeigher
+from resup import CoTrainer, SampleWeigher, noise
 from resup.accumulator import DecoyAccumulator
 from resup.balance import ClassBalance, given_up, unaccounted
 from resup.callbacks import Callback
@@ -126,6 +128,42 @@ def test_labels_of_an_unknown_rare_class_are_lifted_before_all_is_scaled():
     torch.testing.assert_close(balance(weights, targets, 2), expected)
     summed = torch.tensor([[0.2, 1.4], [0.2, 1.7]], dtype=torch.float64)
     torch.testing.assert_close(balance.sums[..., 0], summed, rtol=1e-6, atol=0)
+
+
+def test_all_labels_of_an_unknown_rare_class_count_for_two_epochs():
+    balance, labels, right = ClassBalance(2), torch.tensor([900, 100]), torch.tensor([810, 10])
+    lifted = []
+    for predicted in (4, 4, 4, 5, 4):
+        balance.learn(1, torch.tensor([1000 - predicted, predicted]), labels, right)
+        lifted.append(balance.least[1, 1].item())
+    assert lifted == pytest.approx([1, 1, 0.06, 0.05, 1])
+    assert balance.lifted.tolist() == pytest.approx([0, 0.1])
+    assert not balance.least[0].any()
+
+
+def test_a_batch_weighs_no_less_than_was_found():
+    balance, weights = ClassBalance(3), torch.tensor([[0.2, 0.6, 0.7], [0.2, 0.6, 0.7], [1, 1, 1]])
+    balance.least_mean.copy_(torch.tensor([0.4, 0.8, 1.0]))
+    expected = torch.tensor([[0.2, 0.6, 0.7], [0.68, 0.84, 0.88], [1, 1, 1]])
+    torch.testing.assert_close(balance(weights, torch.tensor([0, 1, 1]), 2), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seed", "rate"), [(0, 0.1), (3, 0.1), (10, 0.2)])
+def test_a_rare_class_with_mostly_wrong_labels_is_learnt_and_takes_over_no_other(seed, rate):
+    x, y = make_classification(
+        10_000, 30, n_informative=12, weights=[0.97], class_sep=1.3, flip_y=0, random_state=seed
+    )
+    x = torch.tensor(StandardScaler().fit_transform(x), dtype=torch.float32)
+    given = torch.tensor(noise.apply_transition(y, noise.symmetric_transition(2, rate), seed))
+    torch.manual_seed(seed)
+    nets = [nn.Sequential(nn.Linear(30, 64), nn.ReLU(), nn.Linear(64, 2)) for _ in "ab"]
+    optimizer = torch.optim.Adam([p for net in nets for p in net.parameters()], 3e-3)
+    loader = DataLoader(TensorDataset(x[:7000], given[:7000]), 64, shuffle=True)
+    CoTrainer(nets, optimizer, progress=False).fit(loader, 10)
+    right = nets[0](x[7000:]).argmax(1).numpy() == y[7000:]
+    assert right.mean() > 0.94  # it was 0.6 and less, or no label of the class was right
+    assert right[y[7000:] == 1].mean() > 0.2
 
 
 def test_compiles_without_a_break():

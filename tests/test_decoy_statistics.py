@@ -10,6 +10,7 @@ from mixtures import RIGHT, WRONG, brier, drawn, logits_of_a_network, shown
 from scipy.special import digamma, expit
 from sklearn.exceptions import ConvergenceWarning
 
+import resup.decoy
 from resup import (
     BetaMixture,
     DecoyMixture,
@@ -140,6 +141,22 @@ def test_hard_but_right_labels_are_kept_by_decoys_only(seed):
     assert mixture.predict_proba(s)[:, -1].mean() > 0.98
     assert BetaMixture().fit(s).predict_proba(s)[:, -1].mean() < 0.95
     assert not mixture.degenerate_
+
+
+@pytest.mark.filterwarnings("ignore:the decoys account")
+@pytest.mark.parametrize(("seen", "most"), [(0.0, 0.01), (0.01, 0.02)])
+def test_no_more_noise_is_found_than_twice_what_was_shown(seen, most, monkeypatch):
+    margin = 10 + 6 * np.random.default_rng(0).standard_normal(4000)  # some samples are hard
+    s, decoys = expit(margin), expit(-margin)
+    s, decoys = s / np.hypot(s, decoys), decoys / np.hypot(s, decoys)
+
+    def found(**options):
+        return DecoyMixture().fit(s, decoys, hit_rate=0.5, seen_rate=seen, **options).noise_rate_
+
+    assert found() == pytest.approx(most, abs=1e-4)
+    assert found(least_rate=0.2) == pytest.approx(0.2)
+    monkeypatch.setattr(resup.decoy, "BELIEVED", np.inf)
+    assert found() > 0.04
 
 
 @pytest.mark.parametrize("kind", ["uniform", "pairs"])

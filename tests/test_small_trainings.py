@@ -14,7 +14,7 @@ def benchmarks(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
 
 
-@pytest.mark.parametrize("name", ["few_samples", "many_classes", "rare_classes"])
+@pytest.mark.parametrize("name", ["few_samples", "many_classes", "rare_classes", "tables"])
 def test_a_row_for_each_noise(name, tmp_path, monkeypatch, capsys):
     script = importlib.import_module(name)
     monkeypatch.setattr(script, "EPOCHS", 2)
@@ -24,17 +24,21 @@ def test_a_row_for_each_noise(name, tmp_path, monkeypatch, capsys):
         flags += ["--warmup", "1"]
     elif name == "many_classes":
         monkeypatch.setattr(script, "CLUSTERS", {4: (50, 8, 1.0)})
+    elif name == "tables":
+        monkeypatch.setattr(script, "TABLES", {"rare": (300, 0.1), "three": (300, None)})
+        monkeypatch.setattr(script, "RATES", [0.0, 0.2])
     else:
         monkeypatch.setattr(script, "RATIOS", [20])
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *flags])
     script.main()
     head, _, *lines = capsys.readouterr().out.splitlines()
     rows = json.loads(out.read_text())["rows"]
-    assert len(lines) == len(rows) == {"few_samples": 4, "many_classes": 3, "rare_classes": 4}[name]
+    assert len(lines) == len(rows) == (3 if name == "many_classes" else 4)
     assert all(line.count("|") == head.count("|") for line in lines)
     for row in rows:
         for run in row["runs"]:
-            assert (run["realised"] > 0.1) == (row["noise"] != "none")
+            noisy = row["rate"] > 0 if name == "tables" else row["noise"] != "none"
+            assert (run["realised"] > 0.1) == noisy
 
 
 def test_rare_classes_are_learnt_from_few_samples():

@@ -12,6 +12,7 @@ __all__ = ["ClassBalance"]
 PRIOR = 8.0  # samples of average weight that each class begins with
 COMMON = 0.5  # of an average share of the labels: a class of less is rare
 GIVEN_UP = 0.2  # of as many as its labels: a class that is predicted less often
+UNKNOWN, PATIENCE = 0.05, 2  # likewise, if it is rare; epochs for which all its labels count
 
 
 def given_up(predictions: Tensor, labels: Tensor) -> Tensor:
@@ -78,13 +79,18 @@ class ClassBalance(StateModule):
     r"""Lifts the weights of rare classes, and scales all so that each class weighs the same.
 
     .. math:: w_i \leftarrow w_i + (1 - w_i) f_{y_i}, \qquad
+        w_i \leftarrow w_i + (1 - w_i) \max\Bigl(0, \; \frac{m - \bar w}{1 - \bar w}\Bigr), \qquad
         w_i \leftarrow \min\Bigl(1, \; w_i \frac{\bar w}{\bar w_{y_i}}\Bigr)
 
     Networks that do not predict a class yet see nothing right in its labels, give them no weight,
     and so never learn it. Where few labels are right or samples few, this ends with classes that
     are never predicted. So rare classes keep weight as far as `unaccounted` tells (the first step),
-    and where it is switched `on` the labels of each class weigh the same on average (the second).
-    Within a class the order of the weights does not change.
+    and all of it for the first two epochs in a row in which a class is predicted less than a
+    twentieth as often as it is given: most of its labels may be wrong, and the right ones be learnt
+    all the same. Networks that turn towards such a class take right labels of others for wrong,
+    which turns them further, so no batch weighs less than m on average (the second). Where it is
+    switched `on` the labels of each class weigh the same on average (the third). Within a class the
+    order of the weights does not change.
 
     Parameters
     ----------
@@ -95,8 +101,14 @@ class ClassBalance(StateModule):
     ----------
     least : Tensor of shape (groups, C), float32
         f in the formula; C is 0 before the first call.
+    least_mean : Tensor of shape (groups,), float32
+        m in the formula; 0 at first.
+    lifted : Tensor of shape (groups,), float64
+        Share of all labels that `least` lifts.
     on : Tensor of shape (groups,), bool
         Whose weights are scaled; none at first.
+    unknown : Tensor of shape (groups, C), int32
+        Epochs in a row in which a rare class was hardly predicted.
     sums : Tensor of shape (groups, C, 2), float64
         Of each class, its weights and its samples since the last `reset`, for the means in the
         formula; that of a class begins with eight samples of average weight.
@@ -120,26 +132,38 @@ class ClassBalance(StateModule):
 
     _tells_classes = "sums"
     least: Tensor
+    least_mean: Tensor
+    lifted: Tensor
     on: Tensor
+    unknown: Tensor
     sums: Tensor
 
     def __init__(self, groups: int = 1) -> None:
         super().__init__()
         self.register_buffer("least", torch.zeros(groups, 0, dtype=torch.float32))
+        self.register_buffer("least_mean", torch.zeros(groups, dtype=torch.float32))
+        self.register_buffer("lifted", torch.zeros(groups, dtype=torch.float64))
         self.register_buffer("on", torch.zeros(groups, dtype=torch.bool))
+        self.register_buffer("unknown", torch.zeros(groups, 0, dtype=torch.int32))
         self.register_buffer("sums", torch.zeros(groups, 0, 2, dtype=torch.float64))
 
     def _make_room(self, n_classes: int) -> None:
         if self.sums.shape[1] != n_classes:
             with torch.inference_mode(False):  # a first batch may come in it, a later one not
                 self.least = self.least.new_zeros(len(self.on), n_classes)
+                self.unknown = self.unknown.new_zeros(len(self.on), n_classes)
                 self.sums = self.sums.new_zeros(len(self.on), n_classes, 2)
 
     @torch.no_grad()
     def learn(self, group: int, predictions: Tensor, labels: Tensor, right: Tensor) -> None:
         """Take in what an epoch has shown of each class, (C,): see `unaccounted`."""
         self._make_room(len(labels))
-        self.least[group] = unaccounted(predictions, labels, right)
+        missing = unaccounted(predictions, labels, right)
+        unknown = rare(labels) & (predictions < UNKNOWN * labels)
+        self.unknown[group] = torch.where(unknown, self.unknown[group] + 1, 0)
+        missing[unknown & (self.unknown[group] <= PATIENCE)] = 1.0
+        self.least[group] = missing
+        self.lifted[group] = missing @ labels.double() / labels.sum().clamp(min=1)
 
     @torch.no_grad()
     def forward(
@@ -165,6 +189,9 @@ class ClassBalance(StateModule):
         self._make_room(n_classes)
         targets = targets.long()
         weights = weights + (1 - weights) * self.least.to(weights.dtype)[:, targets]
+        mean = weights.mean(1, keepdim=True)
+        short = (self.least_mean.to(weights.dtype)[:, None] - mean).clamp(min=0)
+        weights = weights + (1 - weights) * short / (1 - mean).clamp(min=1e-6)
         both = torch.stack([weights, torch.ones_like(weights)], -1).to(self.sums.dtype)
         sums = self.sums.index_add(1, targets, both)
         if record:

@@ -24,6 +24,10 @@ DECOY_WEIGHT = 0.2  # of all decoys in the Betas' fit where nothing was seen; sa
 NEAR, SHARPNESS = 0.05, 4  # when two noise rates agree
 LEAST_SHARE = 0.3  # of the contrast in the log-odds, where the rates do not agree
 ENOUGH = 50  # decoys that are the predicted class, for a rate from them
+BELIEVED, TRACES = (
+    2,
+    0.01,
+)  # times what decoys or surest predictions show: as much is found; or this
 
 
 class DecoyMixture(SimilarityMixture):
@@ -43,7 +47,8 @@ class DecoyMixture(SimilarityMixture):
     *Betas* take a form, and their noise rate from `seen_rate`, what the network's surest
     predictions show, or from the contrast if that finds more. The log-odds are a mean of both, in
     which the contrast weighs the more, and at least 0.3, the nearer its noise rate is to the
-    Betas'. They are shifted to the noise rate of a mean in which it may weigh nothing.
+    Betas'. They are shifted to the noise rate of a mean in which it may weigh nothing, but to no
+    more than twice what both looks at the data have shown: hard samples alone are no noise.
 
     Parameters
     ----------
@@ -151,9 +156,9 @@ class DecoyMixture(SimilarityMixture):
         seen_rate : float, optional
             Noise rate that the network's surest predictions show, see
             :func:`resup.contradictions.contradiction_rate`. It counts up to 1 / (1 + hit_rate),
-            where labels are no better than chance. Without it the highest similarities show it,
-            less exactly, if there are decoys enough: 50 / hit_rate. Else the Betas are fitted to
-            the decoys too.
+            where labels are no better than chance, and no more noise is found than twice this,
+            twice `decoy_rate_`, or 0.01. Without it the highest similarities show it, less exactly,
+            if there are decoys enough: 50 / hit_rate. Else the Betas are fitted to the decoys too.
         least_rate : float, default=0.0
             Noise rate known from before. Where the fit finds less, as it does once wrong labels
             are learnt by heart, all odds are shifted alike until `noise_rate_` is this.
@@ -193,7 +198,8 @@ class DecoyMixture(SimilarityMixture):
         others = Values.of(x_decoy, w_decoy, self.clip)
         if (told := self.noise_rate) is not None:
             seen_rate = least_rate = told
-        if seen_rate is None and hit_rate * w_decoy.sum() >= ENOUGH:
+        was_seen = seen_rate is not None
+        if not was_seen and hit_rate * w_decoy.sum() >= ENOUGH:
             seen_rate = tail_rate(samples, others, hit_rate)
         if seen_rate is not None:
             seen_rate = min(seen_rate, 1 / (1 + hit_rate))
@@ -202,6 +208,8 @@ class DecoyMixture(SimilarityMixture):
         known = seen_rate if told is not None or seen_rate is None else max(seen_rate, rate)
         mixture, self.n_iter_ = betas(samples, beside, hit_rate, known, self.max_iter, self.tol)
 
+        most = max(TRACES, BELIEVED * max(seen_rate or 0.0, rate)) if was_seen else 1.0
+        likely = min(float(mixture.weights[0]), most)
         odds, found, agreement, swapped = ALWAYS_RIGHT, 0.0, 0.0, False
         unsupported = len(np.unique(samples.x)) < 2
         if not unsupported:
@@ -210,8 +218,9 @@ class DecoyMixture(SimilarityMixture):
                 a, b, c = (share * ratio + (1 - share) * mixture.log_odds).tolist()
                 return LogOdds(a, b, c, self.clip, 1 - self.clip).rising()
 
-            agreement = min(1.0, (rate + NEAR) / (mixture.weights[0] + NEAR)) ** SHARPNESS
+            agreement = min(1.0, (rate + NEAR) / (likely + NEAR)) ** SHARPNESS
             found = samples.w @ expit(-blend(agreement)(samples.x))
+            found = min(found, most)
             all_wrong = rate * (1 + hit_rate) > 0.999 or found > 0.99
             swapped = bool(all_wrong and others.w @ others.x > samples.w @ samples.x)
             share = LEAST_SHARE + (1 - LEAST_SHARE) * agreement
@@ -233,7 +242,7 @@ class DecoyMixture(SimilarityMixture):
             warn("the decoys are more similar than the samples; are X and decoys swapped?")
         elif self.degenerate_:
             warn(
-                f"the decoys account for a noise rate of {rate:.2f} where {mixture.weights[0]:.2f} "
+                f"the decoys account for a noise rate of {rate:.2f} where {likely:.2f} "
                 "is likelier; they count for less"
             )
         elif self.tol and not self.converged_:

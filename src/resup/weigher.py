@@ -27,6 +27,7 @@ from .similarity import Signal, check_signal, log_signal
 __all__ = ["SampleWeigher"]
 
 UNSEEN = 0.3  # of the noise rate, added in training where the decoys account for none of it
+MOST = 1.5  # times the noise rate: of a batch's weight, as much may be missing under `balanced`
 
 
 def _fit_again(weigher: SampleWeigher, _: Any) -> None:
@@ -299,6 +300,7 @@ class SampleWeigher(StateModule):
             if majority:  # the balance does it then
                 self.alignment.log_shares[network] = 0
                 self.balance.least[network] = 0
+            self.balance.least_mean[network] = max(0.0, 1 - MOST * rate)
             self.balanced |= unfair or bool(self.balance.least[network].any())
             odds = mixture.log_odds_
             if rate > most:
@@ -307,6 +309,7 @@ class SampleWeigher(StateModule):
                 odds = odds.scaled(1 + (self.sharpness - 1) * mixture.agreement_)
                 if not majority and self.mixture.noise_rate is None:
                     more = min(MAJORITY, (1 + UNSEEN * (1 - mixture.agreement_)) * rate)
+                    more = max(rate, more - self.balance.lifted[network].item())
                     odds = held_to_rate(odds, histogram.centres, histogram.counts, more)
         if waiting or rate < self.negligible_noise:
             self.weight.reset(network)
