@@ -182,14 +182,13 @@ def test_a_state_of_another_kind(saved):
     trainer, loader, path = saved
 
     def other(model=None, optimizer=torch.optim.Adam, scheduler=None, **options):
-        nets = [model or copy.deepcopy(net) for net in trainer.models]
-        nets[1] = copy.deepcopy(nets[1])
+        nets = [model() if model else copy.deepcopy(net) for net in trainer.models]
         stepper = optimizer([p for net in nets for p in net.parameters()], 1e-2)
         scheduler = scheduler or (lambda o: torch.optim.lr_scheduler.StepLR(o, 2, 0.5))
         return CoTrainer(nets, stepper, scheduler(stepper), progress=False, **options)
 
     for misfit, message in (
-        (other(torch.nn.Linear(6, 3)), "the state of model_a does not fit"),
+        (other(lambda: torch.nn.Linear(6, 3)), "the state of model_a does not fit"),
         (
             other(optimizer=torch.optim.SGD),
             "state is of .*, this trainer has SGD, StepLR",

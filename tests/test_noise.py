@@ -148,6 +148,7 @@ def test_human_labels_need_no_transition():
         ),
         (lambda: asymmetric_transition(3, 0.5, {0: 0}), "partner must map a class .* got 0: 0"),
         (lambda: asymmetric_transition(3, 0.5, {0: 3}), "got 0: 3"),
+        (lambda: asymmetric_transition(3, 0.5, [1, 2, 0]), "partner must map .* got list"),
         (lambda: asymmetric_transition(3, 0.5, {0.5: 1}), "partner must map a class .* got 0.5: 1"),
         (lambda: asymmetric_transition(3, 0.5, {"0": 1}), "partner must map a class .* got '0': 1"),
         (lambda: asymmetric_transition(3, 0.5, {0: None}), "partner must map .* got 0: None"),

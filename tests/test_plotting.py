@@ -95,6 +95,7 @@ def test_probability():
         ([1], np.ones(5), None, r"got \(5,\) and \(1,\) epochs"),
         ([1, 2], np.ones((1, 5)), None, r"got \(1, 5\) and \(2,\) epochs"),
         ([1], np.ones((1, 5)), np.ones(4), r"right must have shape \(5,\), got \(4,\)"),
+        ([1], np.ones((1, 5)), np.arange(5), r"right must be bool, such as given == true, got int"),
     ],
 )
 def test_bad_probability(epochs, probability, right, message):

@@ -131,6 +131,20 @@ def test_report_refuses_what_clean_probability_refuses(run):
         run[0].report([])
 
 
+def test_a_sample_with_nan_is_named_and_counts_as_wrong(run):
+    trainer, loader, _, _ = run
+    x, given = (tensor.clone() for tensor in loader.dataset.tensors)
+    x[3] = torch.nan
+    broken = DataLoader(TensorDataset(x, given), 64)
+    for judge in (trainer.clean_probability, trainer.report):
+        with pytest.raises(ValueError, match=r"NaN for 1 of the loader's samples, .* sample 3;"):
+            judge(broken)
+    right = trainer.models[0](x).argmax(1) == given
+    assert trainer.evaluate(broken)["accuracy_a"] == pytest.approx(
+        right[torch.arange(600) != 3].sum().item() / 600
+    )
+
+
 def test_report_by_another_probability(run):
     trainer, loader, *_ = run
     probability = torch.linspace(1, 0, 600, dtype=torch.float64)

@@ -379,6 +379,12 @@ def test_settings_of_another_kind(option, message):
         trainer(**option)
 
 
+def test_equal_networks_are_noticed():
+    net = nn.Linear(6, 3)
+    with pytest.warns(UserWarning, match="the models are equal in every parameter"):
+        trainer((net, copy.deepcopy(net)))
+
+
 def test_an_empty_loader():
     none = torch.empty(0, 6), torch.empty(0, dtype=torch.int64)
     for empty in ([], [none]):
@@ -387,6 +393,9 @@ def test_an_empty_loader():
             t.fit(empty, 1)
         with pytest.raises(ValueError, match="gave no sample"):
             t.evaluate(empty)
+    once = (batch for batch in DataLoader(data(), 32))
+    with pytest.raises(ValueError, match="train_loader gave no sample; it is iterated anew"):
+        trainer().fit(once, 2)
     once = (batch for batch in DataLoader(data(), 32))
     with pytest.raises(ValueError, match="train_loader gave no sample to the pass"):
         trainer(similarities="pass").fit(once, 1)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import LBFGS, Optimizer
 
 
@@ -97,6 +99,14 @@ def check_models(models: Sequence[nn.Module]) -> tuple[nn.Module, nn.Module]:
     if len(devices) != 1:
         found = ", ".join(sorted(map(str, devices))) or "no parameters"
         raise ValueError(f"models must be on one device, got {found}")
+    a, b = (dict(model.named_parameters()) for model in pair)
+    if a.keys() == b.keys() and all(
+        not is_lazy(p) and torch.equal(p, b[name]) for name, p in a.items()
+    ):
+        warnings.warn(
+            "the models are equal in every parameter and may stay so: initialise them apart",
+            stacklevel=4,
+        )
     return pair
 
 

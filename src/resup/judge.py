@@ -28,6 +28,7 @@ class JudgingPair(NetworkPair):
     def evaluate(self, loader: Iterable[Any]) -> dict[str, float]:
         """Accuracy of each network on `loader`: ``accuracy_a``, ``accuracy_b``, in [0, 1].
 
+        A sample for which a network gives NaN counts as wrong.
         With several processes every one must call it: they add up their samples.
 
         Raises
@@ -38,7 +39,7 @@ class JudgingPair(NetworkPair):
         right = torch.zeros(2, dtype=torch.int64, device=self.device)
         samples = 0
         for logits, targets in self._predict(loader):
-            right += (logits.argmax(-1) == targets).sum(1)
+            right += ((logits.argmax(-1) == targets) & ~logits.isnan().any(-1)).sum(1)
             samples += len(targets)
         if not samples:
             raise ValueError(
@@ -67,8 +68,8 @@ class JudgingPair(NetworkPair):
             If no mixture has been fitted yet.
         ValueError
             If the loader is empty, or a DataLoader with `drop_last`, or one that shuffles by a
-            sampler of torch's, so that its order would mean nothing. What other samplers do is not
-            noticed.
+            sampler of torch's, so that its order would mean nothing (what other samplers do is not
+            noticed), or if a network gives NaN for a sample.
         """
         *_, clean_a, clean_b = self._judged(loader)
         return (clean_a + clean_b).float() / 2
@@ -123,7 +124,14 @@ class JudgingPair(NetworkPair):
             clean_a, clean_b = self.weigher.judge(logits, targets)
             predicted = logits.argmax(-1)
             suggested = logits.float().softmax(-1).mean(0).argmax(-1)
-            columns.append((targets, suggested, predicted[0] == predicted[1], clean_a, clean_b))
+            agree, lost = predicted[0] == predicted[1], logits.isnan().any(-1).any(0)
+            columns.append((targets, suggested, agree, clean_a, clean_b, lost))
         if not columns:
             raise ValueError("the loader gave no batch")
-        return [torch.cat(column).cpu() for column in zip(*columns, strict=True)]
+        *found, lost = (torch.cat(column).cpu() for column in zip(*columns, strict=True))
+        if lost.any():
+            raise ValueError(
+                f"the networks gave NaN for {int(lost.sum())} of the loader's samples, first for "
+                f"sample {int(lost.int().argmax())}; look for NaN in the inputs"
+            )
+        return found

@@ -97,6 +97,8 @@ def asymmetric_transition(n_classes: int, rate: float, partner: Mapping[int, int
     """
     check_number("rate", rate, 0, 1)
     check_number("n_classes", n_classes, 2, whole=True)
+    if not isinstance(partner, Mapping):
+        raise ValueError(f"partner must map classes to others, got {type(partner).__name__}")
     matrix = np.eye(n_classes)
     for true, given in partner.items():
         known = all(

@@ -147,7 +147,8 @@ def plot_history(
     """
     ax = plt.gca() if ax is None else ax
     if not isinstance(histories, Mapping) or not any(histories.values()):
-        raise ValueError(f"histories must map names to histories with records, got {histories!r}")
+        given = type(histories).__name__ if histories else histories
+        raise ValueError(f"histories must map names to histories with records, got {given}")
     found = {found for history in histories.values() for record in history for found in record}
     if key not in found:
         raise ValueError(f"key must be one of {', '.join(sorted(found))}, got {key!r}")
@@ -188,7 +189,7 @@ def plot_probability(
     Raises
     ------
     ValueError
-        If the shapes do not fit together, or there is no epoch.
+        If the shapes do not fit together, there is no epoch, or `right` is not of bool.
     """
     ax = plt.gca() if ax is None else ax
     x, p = np.asarray(epochs), to_numpy(probability)
@@ -197,9 +198,11 @@ def plot_probability(
             "probability must have shape (E, N) with one row for each of E >= 1 epochs, got "
             f"{p.shape} and {x.shape} epochs"
         )
-    mask = p[-1] > 0.5 if right is None else to_numpy(right).astype(bool)
+    mask = p[-1] > 0.5 if right is None else to_numpy(right)
     if mask.shape != p.shape[1:]:
         raise ValueError(f"right must have shape {p.shape[1:]}, got {mask.shape}")
+    if mask.dtype != bool:
+        raise ValueError(f"right must be bool, such as given == true, got {mask.dtype}")
     words = ("judged wrong", "judged right") if right is None else ("wrong labels", "right labels")
     for group, colour, word in zip((~mask, mask), (WRONG, RIGHT), words, strict=True):
         if group.any():

@@ -424,7 +424,8 @@ class CoTrainer(SavedPair):
                 "with the loader that it was begun with"
             )
         if not done.samples:
-            raise ValueError("train_loader gave no sample")
+            again = "; it is iterated anew each epoch" if self.epoch else ""
+            raise ValueError(f"train_loader gave no sample{again}")
         if pending:
             self.optimizer_step()
         self._check_finite()

@@ -196,7 +196,7 @@ class SampleWeigher(StateModule):
 
     @torch.no_grad()
     def judge(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Probability that each label is right, (networks, N), as each network sees it."""
+        """Probability that each label is right, (networks, N); 1 before the first `refit`."""
         check_stacked(logits, targets, len(self.fitted_counts))
         probability: Tensor = self.posterior(*log_signal(self.signal, logits, targets.long()))
         return probability.nan_to_num(1.0)
