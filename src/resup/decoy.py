@@ -24,10 +24,7 @@ DECOY_WEIGHT = 0.2  # of all decoys in the Betas' fit where nothing was seen; sa
 NEAR, SHARPNESS = 0.05, 4  # when two noise rates agree
 LEAST_SHARE = 0.3  # of the contrast in the log-odds, where the rates do not agree
 ENOUGH = 50  # decoys that are the predicted class, for a rate from them
-BELIEVED, TRACES = (
-    2,
-    0.01,
-)  # times what decoys or surest predictions show: as much is found; or this
+BELIEVED, TRACES = 2, 0.01  # times the noise that either look shows is found at most, or this
 
 
 class DecoyMixture(SimilarityMixture):
