@@ -71,9 +71,9 @@ def _skip(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: o
     return skip or bool(re.fullmatch(r"set_\w+_request|get_metadata_routing", name))
 
 
-def _listed(app: Sphinx) -> list[str]:
+def _listed(app: Sphinx) -> set[str]:
     """Names on api.rst, without the leading "resup."."""
-    return re.findall(r"^   ([\w.]+)$", Path(app.srcdir, "api.rst").read_text(), re.M)
+    return set(re.findall(r"^   ([\w.]+)$", Path(app.srcdir, "api.rst").read_text(), re.M))
 
 
 def _check_api_page(app: Sphinx) -> None:
@@ -81,15 +81,16 @@ def _check_api_page(app: Sphinx) -> None:
     listed = _listed(app)
     for module in pkgutil.iter_modules(resup.__path__):
         for name in getattr(import_module(f"resup.{module.name}"), "__all__", ()):
-            if not {name, f"{module.name}.{name}"} & {*listed}:
+            if not listed & {name, f"{module.name}.{name}"}:
                 logging.getLogger(__name__).warning("api.rst lacks %s.%s", module.name, name)
 
 
 def _link_names(app: Sphinx, page: str, source: list[str]) -> None:
     """Make links of `Class` and `resup.name` in Markdown, which is read outside Sphinx too."""
     if str(app.env.doc2path(page)).endswith(".md"):
-        links = {f"`resup.{name}`": name for name in _listed(app)}
-        links |= {f"`{name.split('.')[-1]}`": name for name in _listed(app)}
+        names = _listed(app)
+        links = {f"`resup.{name}`": name for name in names}
+        links |= {f"`{name.split('.')[-1]}`": name for name in names}
         source[0] = re.sub(
             r"(?<!`)`(?:resup\.[\w.]+|[A-Z]\w+)`(?!`)",
             lambda code: f"{{py:obj}}`~resup.{links[code[0]]}`" if code[0] in links else code[0],

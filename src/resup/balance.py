@@ -107,7 +107,7 @@ class ClassBalance(StateModule):
         Share of all labels that `least` lifts.
     on : Tensor of shape (groups,), bool
         Whose weights are scaled; none at first.
-    unknown : Tensor of shape (groups, C), int32
+    unknown_for : Tensor of shape (groups, C), int32
         Epochs in a row in which a rare class was hardly predicted.
     sums : Tensor of shape (groups, C, 2), float64
         Of each class, its weights and its samples since the last `reset`, for the means in the
@@ -135,7 +135,7 @@ class ClassBalance(StateModule):
     least_mean: Tensor
     lifted: Tensor
     on: Tensor
-    unknown: Tensor
+    unknown_for: Tensor
     sums: Tensor
 
     def __init__(self, groups: int = 1) -> None:
@@ -144,14 +144,14 @@ class ClassBalance(StateModule):
         self.register_buffer("least_mean", torch.zeros(groups, dtype=torch.float32))
         self.register_buffer("lifted", torch.zeros(groups, dtype=torch.float64))
         self.register_buffer("on", torch.zeros(groups, dtype=torch.bool))
-        self.register_buffer("unknown", torch.zeros(groups, 0, dtype=torch.int32))
+        self.register_buffer("unknown_for", torch.zeros(groups, 0, dtype=torch.int32))
         self.register_buffer("sums", torch.zeros(groups, 0, 2, dtype=torch.float64))
 
     def _make_room(self, n_classes: int) -> None:
         if self.sums.shape[1] != n_classes:
             with torch.inference_mode(False):  # a first batch may come in it, a later one not
                 self.least = self.least.new_zeros(len(self.on), n_classes)
-                self.unknown = self.unknown.new_zeros(len(self.on), n_classes)
+                self.unknown_for = self.unknown_for.new_zeros(len(self.on), n_classes)
                 self.sums = self.sums.new_zeros(len(self.on), n_classes, 2)
 
     @torch.no_grad()
@@ -160,8 +160,8 @@ class ClassBalance(StateModule):
         self._make_room(len(labels))
         missing = unaccounted(predictions, labels, right)
         unknown = rare(labels) & (predictions < UNKNOWN * labels)
-        self.unknown[group] = torch.where(unknown, self.unknown[group] + 1, 0)
-        missing[unknown & (self.unknown[group] <= PATIENCE)] = 1.0
+        self.unknown_for[group] = torch.where(unknown, self.unknown_for[group] + 1, 0)
+        missing[unknown & (self.unknown_for[group] <= PATIENCE)] = 1.0
         self.least[group] = missing
         self.lifted[group] = missing @ labels.double() / labels.sum().clamp(min=1)
 

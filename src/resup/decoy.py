@@ -45,7 +45,7 @@ class DecoyMixture(SimilarityMixture):
     predictions show, or from the contrast if that finds more. The log-odds are a mean of both, in
     which the contrast weighs the more, and at least 0.3, the nearer its noise rate is to the
     Betas'. They are shifted to the noise rate of a mean in which it may weigh nothing, but to no
-    more than twice what both looks at the data have shown: hard samples alone are no noise.
+    more than twice what decoys or predictions show: hard samples alone are no noise.
 
     Parameters
     ----------

@@ -12,13 +12,13 @@ from ._module import StateModule
 from .accumulator import DecoyAccumulator
 from .balance import given_up
 from .contradictions import contradiction_rate, of_surest
+from .decoy import BELIEVED
 
 __all__ = ["NoiseMemory"]
 
 DISPUTED, MOSTLY_DISPUTED = 0.35, 0.5  # of the surest predictions, where networks know too little
 MAJORITY = 0.5
 STILL = 4  # times the noise rate seen now: as much of one seen twice before is held
-BELIEVED = 2  # times the noise rate seen: as much of a rate found before is held
 FIRST_SURPLUS = 0.05  # of the rate seen after the first epoch, when a network still errs most
 FIRST_DOUBT = 0.4  # of its share of errors then: no label is less likely right
 
