@@ -72,17 +72,17 @@ def _skip(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: o
 
 
 def _listed(app: Sphinx) -> set[str]:
-    """Names on api.rst, without the leading "resup."."""
-    return set(re.findall(r"^   ([\w.]+)$", Path(app.srcdir, "api.rst").read_text(), re.M))
+    """Names on api.md, without the leading "resup."."""
+    return set(re.findall(r"^   ([\w.]+)$", Path(app.srcdir, "api.md").read_text(), re.M))
 
 
 def _check_api_page(app: Sphinx) -> None:
-    """Warn, which fails the build, about public names that api.rst forgets."""
+    """Warn, which fails the build, about public names that api.md forgets."""
     listed = _listed(app)
     for module in pkgutil.iter_modules(resup.__path__):
         for name in getattr(import_module(f"resup.{module.name}"), "__all__", ()):
             if not listed & {name, f"{module.name}.{name}"}:
-                logging.getLogger(__name__).warning("api.rst lacks %s.%s", module.name, name)
+                logging.getLogger(__name__).warning("api.md lacks %s.%s", module.name, name)
 
 
 def _link_names(app: Sphinx, page: str, source: list[str]) -> None:

@@ -383,6 +383,7 @@ def test_a_report_prints_its_head():
         "    0      2          0                0.2    0.287",
         "    1      1          1                0.8    0.574",
     ]
+    assert len(report) == 2
     assert len(repr(report_of(0.3)).splitlines()) == 7
     assert repr(report_of(0, n=0)).startswith("LabelReport of 0 labels\n")
 

@@ -57,6 +57,12 @@ def test_a_learning_rate_as_a_tensor():
     assert [record["lr"] for record in t.history] == pytest.approx([0.1, 0.01, 0.001])
 
 
+def test_a_scheduler_of_another_optimizer():
+    other = torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+    with pytest.raises(ValueError, match="optimizer that is given, got a StepLR of another one"):
+        scheduled(lambda _: lr_scheduler.StepLR(other, 1))
+
+
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_plateaus(mode):
     t = scheduled(lambda o: lr_scheduler.ReduceLROnPlateau(o, mode, patience=0, threshold=9.0))

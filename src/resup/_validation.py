@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import LBFGS, Optimizer
 
+from ._checks import check_methods
+
 
 def check_logits(logits: Tensor, name: str = "logits") -> None:
     """Raise unless `logits` is a floating (N, C) tensor with C >= 2."""
@@ -146,6 +148,19 @@ def check_optimizers(models: Sequence[nn.Module], optimizers: Sequence[Optimizer
         raise ValueError(
             "optimizers must own each parameter once; list those that both models share only once"
         )
+
+
+def check_schedulers(schedulers: Sequence[Any], optimizers: Sequence[Optimizer]) -> None:
+    """Raise unless these are schedulers, and those that name their optimizer name one of these."""
+    stepped = {id(group) for optimizer in optimizers for group in optimizer.param_groups}
+    for scheduler in schedulers:
+        check_methods("scheduler", scheduler, "step", "state_dict", "load_state_dict")
+        own = getattr(getattr(scheduler, "optimizer", None), "param_groups", ())
+        if own and not stepped & {id(group) for group in own}:  # of a wrapped optimizer, the same
+            raise ValueError(
+                f"scheduler must be of the optimizer that is given, got a "
+                f"{type(scheduler).__name__} of another one"
+            )
 
 
 def _kind(value: Any) -> Any:

@@ -27,7 +27,7 @@ RIGHT, WRONG, LINE = "#4878a8", "#d1605e", "#333333"
 def plot_mixture(
     mixture: Any, similarities: Any, *, ax: Axes | None = None, bins: int = 50
 ) -> Axes:
-    """Histogram of similarities, split by the fitted posterior, which is drawn on top.
+    """Histograms of the similarities judged right and judged wrong, and the fitted posterior.
 
     Parameters
     ----------
@@ -53,14 +53,13 @@ def plot_mixture(
         raise ValueError("similarities must hold at least one sample, got 0 sample(s)")
     right = histogram.counts * mixture.predict_proba(histogram.centres)[:, -1]
     edges = np.linspace(0, 1, bins + 1).tolist()
-    ax.hist(
-        [histogram.centres, histogram.centres],
-        edges,
-        weights=[(histogram.counts - right) / histogram.total, right / histogram.total],
-        stacked=True,
-        color=[WRONG, RIGHT],
-        label=["judged wrong", "judged right"],
-    )
+    parts = {
+        "judged right": (right, RIGHT),
+        "judged wrong": (histogram.counts - right, WRONG),
+    }
+    for label, (counts, color) in parts.items():  # not stacked: heights on a log axis do not add up
+        share = counts / histogram.total
+        ax.hist(histogram.centres, edges, weights=share, color=color, alpha=0.6, label=label)
     ax.set(xlabel="similarity S", ylabel="share of samples", xlim=(0, 1), yscale="log")
     least = histogram.counts[histogram.counts > 0].min() / histogram.total
     low, high = max(least / 2, 1e-6), ax.get_ylim()[1]  # from half a sample on

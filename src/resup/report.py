@@ -95,10 +95,13 @@ class LabelReport:
             )
         return listed
 
+    def __len__(self) -> int:
+        return len(self.index)
+
     def __repr__(self) -> str:
         names = "index", "given", "suggested", "clean_probability", "q_value"
-        lines = [f"LabelReport of {len(self.index)} labels", "  ".join(names)]
-        if len(self.index):
+        lines = [f"LabelReport of {len(self)} labels", "  ".join(names)]
+        if len(self):
             lines[0] += f", noise rate {self.noise_rate:.3f}"
         for row in zip(*(getattr(self, name)[:5].tolist() for name in names), strict=True):
             cells = (f"{round(v, 3):>{len(name)}}" for v, name in zip(row, names, strict=True))
@@ -108,7 +111,7 @@ class LabelReport:
     @property
     def noise_rate(self) -> float:
         """Expected share of wrong labels."""
-        return float(1 - self.clean_probability.mean()) if len(self.index) else 0.0
+        return float(1 - self.clean_probability.mean()) if len(self) else 0.0
 
     def noise_rate_by_class(self, least: int = 20) -> dict[int, float]:
         """Estimate the share of wrong labels in each given class of at least `least` labels."""

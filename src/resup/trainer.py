@@ -20,7 +20,7 @@ from typing_extensions import Self
 
 from . import loaders
 from ._checks import check_choice, check_methods, check_number
-from ._validation import check_optimizers, check_pair
+from ._validation import check_optimizers, check_pair, check_schedulers
 from .callbacks import Callback
 from .checkpoint import check_path, on_sigterm, random_states, set_random_states
 from .distributed import check_alike, explain_loss, is_distributed
@@ -123,7 +123,8 @@ class CoTrainer(SavedPair):
     ------
     TypeError, ValueError
         If there are not two different models on one device, the optimizers miss or repeat a
-        trainable parameter or own a foreign one, or a setting is out of range.
+        trainable parameter or own a foreign one, a scheduler is of another optimizer, or a setting
+        is out of range.
 
     References
     ----------
@@ -174,8 +175,7 @@ class CoTrainer(SavedPair):
         self.optimizers = _listed(optimizer)
         check_optimizers(self.models, self.optimizers)
         self.schedulers = [] if scheduler is None else _listed(scheduler)
-        for each in self.schedulers:
-            check_methods("scheduler", each, "step", "state_dict", "load_state_dict")
+        check_schedulers(self.schedulers, self.optimizers)
         check_number("consistency_weight", consistency_weight, 0)
         if warmup_epochs != math.inf:
             check_number("warmup_epochs", warmup_epochs, 0, whole=True)
