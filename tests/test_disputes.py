@@ -138,6 +138,14 @@ def test_no_waiting_once_most_is_agreed_on(disputed, waits):
     assert bool(memory.waiting) == waits
 
 
+def test_decoys_of_which_too_little_is_seen_next_are_not_held():
+    memory = NoiseMemory(1)
+    for rate, held in ((0.2, 0.0), (0.01, 0.04), (0.0, 0.04), (0.1, 0.3)):
+        memory.look(epoch([rate], [0]))
+        assert memory.seen_held.item() == pytest.approx(held)
+        memory.of_decoys.fill_(0.3)
+
+
 def test_decoys_are_forgotten_with_the_rest():
     memory = NoiseMemory(1)
     memory.look(epoch([0.4], [0.9]))

@@ -18,8 +18,8 @@ __all__ = ["NoiseMemory"]
 
 DISPUTED, MOSTLY_DISPUTED = 0.35, 0.5  # of the surest predictions, where networks know too little
 MAJORITY = 0.5
-STILL = 4  # times the noise rate seen now: as much of one seen twice before is held
-FIRST_SURPLUS = 0.05  # of the rates after the first epoch, when a network still errs most
+STILL = 4  # times the noise rate seen now: as much of what was shown before is held
+FIRST_SURPLUS = 0.05  # of the rate seen after the first epoch, when a network still errs most
 FIRST_DOUBT = 0.4  # of its share of errors then: no label is less likely right
 
 
@@ -27,10 +27,10 @@ class NoiseMemory(StateModule):
     """Noise rates that the epochs of a training run have shown, for each network.
 
     Wrong labels are no fewer once they are memorised, so two noise rates are remembered. The one
-    *seen*: the highest that two epochs in a row have shown among the surest predictions, if the
-    next still showed a quarter of it, or that the decoys account for where this is more. The one
-    *found*: the highest of three fits in a row; the next fit finds no less, up to twice the one
-    seen. What a network shows in its first epoch, when it errs most, counts less 0.05.
+    *seen*: the highest that two epochs in a row have shown among the surest predictions, or that
+    the decoys account for where this is more, up to four times what the next epoch still showed.
+    The one *found*: the highest of three fits in a row; the next fit finds no less, up to twice the
+    one seen.
 
     Networks that know little must not choose what to learn from. In a network's first fit, or while
     its rates are forgotten, no label is taken to be less likely right than 0.4 of the share of
@@ -56,7 +56,7 @@ class NoiseMemory(StateModule):
     seen_held : Tensor of shape (networks,), float64
         Highest that is held of those seen before.
     of_decoys : Tensor of shape (networks,), float64
-        Noise rate of the decoys in the last fit, in a network's first less 0.05.
+        Noise rate of the decoys in the last fit.
     contradicted : Tensor of shape (networks,), float64
         Share of the labels of the last epoch that the network contradicts.
     found : Tensor of shape (networks, 2), float64
@@ -125,10 +125,6 @@ class NoiseMemory(StateModule):
         """Whether fewer than two epochs in a row are remembered."""
         return math.isnan(self.seen[network, 0].item())
 
-    def less_surplus(self, network: int, rate: float) -> float:
-        """Noise rate that an epoch shows, less what the first shows too much."""
-        return max(0.0, rate - FIRST_SURPLUS) if self.is_new(network) else rate
-
     def look(self, epoch: DecoyAccumulator) -> None:
         """Take in what an epoch has shown, summed over all processes."""
         self._make_room(len(epoch.labels))
@@ -148,8 +144,10 @@ class NoiseMemory(StateModule):
                 continue
             rate, (before, last) = contradiction_rate(counts), self.seen[network].tolist()
             held, of_decoys = self.seen_held[network].item(), self.of_decoys[network].item()
-            held = np.fmax(held, np.min([before, last, STILL * rate]))  # NaN where one is not known
-            self.seen_held[network] = max(held, of_decoys) if of_decoys >= last else held
+            shown = np.min([before, last])  # NaN where one is not known
+            if of_decoys >= last:
+                shown = np.fmax(shown, of_decoys)
+            self.seen_held[network] = np.fmax(held, np.min([shown, STILL * rate]))
             self.seen[network] = self.seen.new_tensor([last, rate])
             self.contradicted[network] = counts[..., 1].sum() / counts.sum()
 
@@ -157,7 +155,7 @@ class NoiseMemory(StateModule):
         """Tell `DecoyMixture.fit` what it cannot see in similarities and decoys."""
         before, last = self.seen[network].tolist()
         if self.is_new(network):
-            seen = self.less_surplus(network, last)  # 0 if that is NaN too
+            seen = max(0.0, last - FIRST_SURPLUS)  # 0 if that is NaN too
             errors = max(0.0, self.contradicted[network].item() - seen) / (1 - seen)
         else:
             seen, errors = max(self.seen_held[network].item(), min(before, last)), 0.0

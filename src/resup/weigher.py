@@ -324,5 +324,5 @@ class SampleWeigher(StateModule):
             return mixture.fit(histogram)
         decoys = SimilarityHistogram(self.fitted_decoys[network])
         mixture.fit(histogram, decoys, **self.memory.hints(network))
-        self.memory.of_decoys[network] = self.memory.less_surplus(network, mixture.decoy_rate_)
+        self.memory.of_decoys[network] = mixture.decoy_rate_
         return mixture
