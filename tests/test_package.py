@@ -57,6 +57,14 @@ def test_public_names():
         resup.nothing  # noqa: B018
 
 
+def test_modules_are_there_without_an_import_of_their_own():
+    code = """
+import resup
+print(resup.noise.symmetric_transition.__name__, resup.checkpoint.__name__)
+"""
+    assert run(code).split() == ["symmetric_transition", "resup.checkpoint"]
+
+
 def test_a_file_imports_only_from_files_above_it():
     assert {p.stem for p in SOURCE.glob("*.py")} == {*ORDER, "__init__"}
     for place, name in enumerate(ORDER):

@@ -26,7 +26,6 @@ def test_block(block):
         "ordered_loader": DataLoader(data, 64),
         "device": "cpu",
         "epochs": 3,
-        "torch": torch,
         "logits": 4 * nn.functional.one_hot(torch.arange(600) % 3, 3) + torch.randn(600, 3),
         "y": torch.where(torch.arange(600) < 120, torch.arange(1, 601), torch.arange(600)) % 3,
         "C": 3,

@@ -1,4 +1,5 @@
 import copy
+import math
 from contextlib import nullcontext
 
 import pytest
@@ -154,6 +155,8 @@ def test_clean_probability_refuses_orders_that_mean_nothing():
     t, train = trainer(), data()
     with pytest.raises(RuntimeError, match=r"train for max\(1, warmup_epochs\) = 1 epochs first"):
         t.clean_probability(DataLoader(train, 32))
+    with pytest.raises(RuntimeError, match="and warmup_epochs=inf fits none"):
+        trainer(warmup_epochs=math.inf).report(DataLoader(data(), 40))
     t.fit(DataLoader(train, 32), 1)
     with pytest.raises(ValueError, match="loader shuffles"):
         t.clean_probability(DataLoader(train, 32, shuffle=True))

@@ -175,7 +175,7 @@ class ProbabilityHistory(Callback):
 
 
 class TensorBoardLogger(Callback):
-    """Write the record of each epoch for TensorBoard (``pip install resup[logging]``).
+    """Write the record of each epoch for TensorBoard (needs the extra ``logging``).
 
     Parameters
     ----------

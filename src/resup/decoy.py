@@ -44,13 +44,15 @@ class DecoyMixture(SimilarityMixture):
     *Betas* take a form, and their noise rate from `seen_rate`, what the network's surest
     predictions show, or from the contrast if that finds more. The log-odds are a mean of both, in
     which the contrast weighs the more, and at least 0.3, the nearer its noise rate is to the
-    Betas'. They are shifted to the noise rate of a mean in which it may weigh nothing, but to no
-    more than twice what decoys or predictions show: hard samples alone are no noise.
+    Betas'. They are shifted to the noise rate of a mean in which it may weigh nothing, but, if a
+    seen rate is given, to no more than twice what decoys or predictions show: hard samples alone
+    are no noise.
 
     Parameters
     ----------
     noise_rate : float, optional
-        Share of wrong labels, where it is known: the fit then finds this one.
+        Share of wrong labels, where it is known: the fit then finds this one, whatever `seen_rate`
+        and `least_rate`. In training one below `SampleWeigher.negligible_noise` changes no weight.
     clip : float, default=2**-20
         Similarities are moved into [clip, 1 - clip] first.
     max_iter : int, default=200

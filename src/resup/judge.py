@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -114,6 +115,10 @@ class JudgingPair(NetworkPair):
     def _judged(self, loader: Iterable[Any]) -> list[Tensor]:
         """Given and suggested labels, agreement, and posteriors of A and of B, each (N,)."""
         if not self.weigher.mixtures_:
+            if self.warmup_epochs == math.inf:
+                raise RuntimeError(
+                    "judging labels needs a fitted mixture, and warmup_epochs=inf fits none"
+                )
             raise RuntimeError(
                 "judging labels needs a fitted mixture: train for max(1, warmup_epochs) = "
                 f"{max(1, self.warmup_epochs)} epochs first ({self.epoch} done)"

@@ -39,8 +39,8 @@ class NoiseMemory(StateModule):
     too little to contradict labels: a rate is forgotten after its epoch until they differ on at
     most 0.35 of the surest tenth of either's predictions, and every weight stays 1 while they
     differ on more than half of it and on less than ever before. Right labels of a class that a
-    network does not predict look like decoys. So if it finds most labels right, and has never
-    predicted some common class, what decoys show is forgotten after its epoch, and from its second
+    network does not predict look like decoys. So if it finds most labels right, and has always
+    given up some common class, what decoys show is forgotten after its epoch, and from its second
     epoch on the rate too; later none is taken in while it gives up a class for two epochs or more.
 
     Parameters

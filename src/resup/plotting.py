@@ -1,4 +1,4 @@
-"""Pictures of a fitted mixture and of a training run; needs the extra ``resup[plot]``."""
+"""Pictures of a fitted mixture and of a training run; needs the extra ``plot``."""
 
 from __future__ import annotations
 
