@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
@@ -15,17 +16,22 @@ class StateModule(nn.Module):
     ``model.half()`` is about the arithmetic of networks; counts in float16 would end at 2,048.
     """
 
-    _tells_classes = ""
-    """Buffer (groups, C, ...) of a module that learns only from its first batch what C is."""
+    _by_class: tuple[tuple[str, int], ...] = ()
+    """Buffers of a module that learns only from its first batch what C is, and their axes of C."""
 
     def _make_room(self, n_classes: int) -> None:
         """Begin anew with `n_classes`, if there were others."""
-        raise NotImplementedError
+        for name, axis in self._by_class:
+            buffer = getattr(self, name)
+            if buffer.shape[axis] != n_classes:
+                shape = *buffer.shape[:axis], n_classes, *buffer.shape[axis + 1 :]
+                with torch.inference_mode(False):  # a first batch may come in it, a later one not
+                    setattr(self, name, buffer.new_zeros(shape))
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        saved = state_dict.get(prefix + self._tells_classes) if self._tells_classes else None
-        if saved is not None:
-            self._make_room(saved.shape[1])
+        for name, axis in self._by_class:
+            if prefix + name in state_dict:
+                self._make_room(state_dict[prefix + name].shape[axis])
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

@@ -168,7 +168,7 @@ class DecoyAccumulator(StateModule):
         :class:`resup.alignment.ClassAlignment`.
     """
 
-    _tells_classes = "contradictions"
+    _by_class = (("contradictions", 1), ("labels", 0), ("probabilities", 1))
     shift: Tensor
     contradictions: Tensor
     disputes: Tensor
@@ -188,15 +188,6 @@ class DecoyAccumulator(StateModule):
         self.register_buffer("contradictions", counts.new_zeros(groups, 0, CONFIDENCE_BINS, 2))
         self.register_buffer("labels", counts.new_zeros(0))
         self.register_buffer("probabilities", torch.zeros(groups, 0, dtype=torch.float64))
-
-    def _make_room(self, n_classes: int) -> None:
-        if len(self.labels) == n_classes:
-            return
-        shape = len(self.disputes), n_classes, CONFIDENCE_BINS, 2
-        with torch.inference_mode(False):  # a first batch may come in it, a later one not
-            self.contradictions = self.disputes.new_zeros(shape)
-            self.labels = self.disputes.new_zeros(n_classes)
-            self.probabilities = self.histograms.counts.new_zeros(shape[:2])
 
     @torch.no_grad()
     def update(self, logits: Tensor, targets: Tensor) -> None:

@@ -57,17 +57,12 @@ class ClassAlignment(StateModule):
     tensor([[0, 1, 1]])
     """
 
-    _tells_classes = "log_shares"
+    _by_class = (("log_shares", 1),)
     log_shares: Tensor
 
     def __init__(self, groups: int = 1) -> None:
         super().__init__()
         self.register_buffer("log_shares", torch.zeros(groups, 0, dtype=torch.float32))
-
-    def _make_room(self, n_classes: int) -> None:
-        if self.log_shares.shape[1] != n_classes:
-            with torch.inference_mode(False):  # a first batch may come in it, a later one not
-                self.log_shares = self.log_shares.new_zeros(len(self.log_shares), n_classes)
 
     @torch.no_grad()
     def forward(self, logits: Tensor) -> Tensor:

@@ -130,7 +130,7 @@ class ClassBalance(StateModule):
     tensor([0.5035, 0.4704])
     """
 
-    _tells_classes = "sums"
+    _by_class = (("least", 1), ("unknown_for", 1), ("sums", 1))
     least: Tensor
     least_mean: Tensor
     lifted: Tensor
@@ -146,13 +146,6 @@ class ClassBalance(StateModule):
         self.register_buffer("on", torch.zeros(groups, dtype=torch.bool))
         self.register_buffer("unknown_for", torch.zeros(groups, 0, dtype=torch.int32))
         self.register_buffer("sums", torch.zeros(groups, 0, 2, dtype=torch.float64))
-
-    def _make_room(self, n_classes: int) -> None:
-        if self.sums.shape[1] != n_classes:
-            with torch.inference_mode(False):  # a first batch may come in it, a later one not
-                self.least = self.least.new_zeros(len(self.on), n_classes)
-                self.unknown_for = self.unknown_for.new_zeros(len(self.on), n_classes)
-                self.sums = self.sums.new_zeros(len(self.on), n_classes, 2)
 
     @torch.no_grad()
     def learn(self, group: int, predictions: Tensor, labels: Tensor, right: Tensor) -> None:

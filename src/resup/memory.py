@@ -65,8 +65,8 @@ class NoiseMemory(StateModule):
         Highest that three fits in a row have found.
     given_up : Tensor of shape (networks, 2), bool
         Whether any class was, in the last two epochs, see :func:`resup.balance.given_up`.
-    unknown : Tensor of shape (networks, C), bool
-        Classes that were given up in every epoch so far; C is 0 before the first.
+    known : Tensor of shape (networks, C), bool
+        Classes that were not given up in some epoch so far; C is 0 before the first.
     disputed : Tensor of shape (), float64
         Lowest share so far of their surest predictions on which the networks differ.
     waiting : Tensor of shape (), bool
@@ -77,7 +77,7 @@ class NoiseMemory(StateModule):
     Beyond the paper.
     """
 
-    _tells_classes = "unknown"
+    _by_class = (("known", 1),)
     seen: Tensor
     seen_held: Tensor
     of_decoys: Tensor
@@ -85,7 +85,7 @@ class NoiseMemory(StateModule):
     found: Tensor
     found_held: Tensor
     given_up: Tensor
-    unknown: Tensor
+    known: Tensor
     disputed: Tensor
     waiting: Tensor
 
@@ -99,14 +99,9 @@ class NoiseMemory(StateModule):
         self.register_buffer("found", rates.new_zeros(networks, 2))
         self.register_buffer("found_held", rates.clone())
         self.register_buffer("given_up", torch.zeros(networks, 2, dtype=torch.bool))
-        self.register_buffer("unknown", torch.ones(networks, 0, dtype=torch.bool))
+        self.register_buffer("known", torch.zeros(networks, 0, dtype=torch.bool))
         self.register_buffer("disputed", torch.tensor(torch.inf, dtype=torch.float64))
         self.register_buffer("waiting", torch.tensor(True))
-
-    def _make_room(self, n_classes: int) -> None:
-        if self.unknown.shape[1] != n_classes:
-            with torch.inference_mode(False):  # a first epoch may end in it, a later one not
-                self.unknown = self.unknown.new_ones(len(self.unknown), n_classes)
 
     @property
     def believes(self) -> bool:
@@ -119,7 +114,7 @@ class NoiseMemory(StateModule):
 
     def misled(self) -> Tensor:
         """Whether each network finds most labels right though it does not know a class."""
-        return (self.unknown.any(1) | self.gives_up()) & ~(self.seen[:, 1] > MAJORITY)
+        return (~self.known.all(1) | self.gives_up()) & ~(self.seen[:, 1] > MAJORITY)
 
     def is_new(self, network: int) -> bool:
         """Whether fewer than two epochs in a row are remembered."""
@@ -128,17 +123,17 @@ class NoiseMemory(StateModule):
     def look(self, epoch: DecoyAccumulator) -> None:
         """Take in what an epoch has shown, summed over all processes."""
         self._make_room(len(epoch.labels))
-        doubtful = self.unknown.any(1) & self.misled()
+        doubtful = ~self.known.all(1) & self.misled()
         self.of_decoys[doubtful | (not self.believes)] = torch.nan
         self.seen[doubtful & self.gives_up() | (not self.believes)] = torch.nan
         now = given_up(epoch.predictions(), epoch.labels)
         self.given_up.copy_(torch.stack([self.given_up[:, 1], now.any(1)], 1))
-        self.unknown &= now
+        self.known |= ~now
         if epoch.disputes.any():
             disputed = float(of_surest(epoch.disputes.cpu().numpy()).max())
             self.waiting &= MOSTLY_DISPUTED < disputed < self.disputed.item()
             self.disputed.clamp_(max=disputed)
-        skips = self.misled() & ~self.unknown.any(1)
+        skips = self.misled() & self.known.all(1)
         for network, counts in enumerate(epoch.contradictions.cpu().numpy()):
             if skips[network] or not counts.any():  # an epoch that showed nothing says nothing
                 continue
@@ -160,7 +155,7 @@ class NoiseMemory(StateModule):
         else:
             seen, errors = max(self.seen_held[network].item(), min(before, last)), 0.0
         return {
-            "hit_rate": 1 / (self.unknown.shape[1] - 1),
+            "hit_rate": 1 / (self.known.shape[1] - 1),
             "seen_rate": seen,
             "least_rate": min(self.found_held[network].item(), BELIEVED * seen),
             "least_probability": FIRST_DOUBT * errors,
