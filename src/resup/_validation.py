@@ -158,7 +158,7 @@ def check_schedulers(schedulers: Sequence[Any], optimizers: Sequence[Optimizer])
         own = getattr(getattr(scheduler, "optimizer", None), "param_groups", ())
         if own and not stepped & {id(group) for group in own}:  # of a wrapped optimizer, the same
             raise ValueError(
-                f"scheduler must be of the optimizer that is given, got a "
+                "scheduler must be of the optimizer that is given, got a "
                 f"{type(scheduler).__name__} of another one"
             )
 
