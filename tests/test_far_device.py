@@ -1,0 +1,102 @@
+"""On a device other than the CPU, for which `far_device` stands in; `test_gpu` has a real one."""
+
+import numpy as np
+import pytest
+import torch
+from far_device import FarDevice
+from paper.batches import DeviceBatches, crop, erase, flip
+from sklearn.mixture import GaussianMixture
+from small import assert_same, data, pair, trainer
+from torch.utils.data import DataLoader
+
+from resup import BetaMixture, SymmetricKLLoss
+
+
+@pytest.fixture
+def far():
+    with FarDevice().on() as device:
+        yield device
+
+
+def labels_partly_wrong(n=256):
+    samples = data(n)
+    samples.tensors[1][: n // 4] = torch.randint(3, (n // 4,))
+    return samples
+
+
+def fitted(device, samples, epochs=4, checkpoint=None, **options):
+    torch.manual_seed(1)
+    t = trainer([model.to(device) for model in pair()], **options)
+    loader = DataLoader(samples, 64, shuffle=True)
+    return t.fit(loader, epochs, loader, checkpoint=checkpoint, resume=checkpoint)
+
+
+def test_training_and_judging_are_as_on_the_cpu(far):
+    samples = labels_partly_wrong()
+    near, away = fitted("cpu", samples), fitted("meta", samples)
+    assert away.history == near.history
+    assert away.history[-1]["noise_rate_a"] > 0.1
+    loader = DataLoader(samples, 100)
+    assert away.clean_probability(loader).equal(near.clean_probability(loader))
+    assert (away.report(loader).index == near.report(loader).index).all()
+
+
+STEPS = {
+    "defaults": {},
+    "balanced": {},
+    "clip_grad_norm": {"clip_grad_norm": 1.0},
+    "BetaMixture": {"mixture": BetaMixture()},
+    "another mixture": {"mixture": GaussianMixture(2)},
+    "loss": {"signal": "loss"},
+    "consistency": {"consistency": SymmetricKLLoss()},
+    "exchange": {"exchange": "mean"},
+    "threshold": {"weight_threshold": 0.5},
+}
+
+
+@pytest.mark.filterwarnings("ignore:the mixture of network")
+@pytest.mark.parametrize("case", STEPS)
+def test_a_step_never_waits_for_the_device(far, case):
+    samples = labels_partly_wrong()
+    t = fitted("meta", samples, 2, **STEPS[case])
+    t.weigher.balanced |= case == "balanced"
+    x, y = (v.to("meta") for v in samples.tensors)
+    far.waits.clear()
+    t._done.add(t.train_step(x, y), len(y))
+    t.optimizer_step()
+    assert far.waits == []
+
+
+def test_a_wait_and_a_tensor_of_the_cpu_are_noticed(far):
+    near = torch.ones(3)
+    x = near.to("meta")
+    assert far.waits == ["aten::_to_copy"]
+    x[x > 0] = 2.0
+    assert bool((x == 2).all())
+    assert far.waits[1:] == ["aten::index_put_", "aten::_local_scalar_dense"]
+    with pytest.raises(RuntimeError, match="different devices"):
+        x + near
+
+
+def test_a_run_goes_on_from_its_checkpoint(far, tmp_path):
+    samples, path = labels_partly_wrong(), tmp_path / "run.pt"
+    fitted("meta", samples, 2, checkpoint=path)
+    resumed, whole = fitted("meta", samples, checkpoint=path), fitted("meta", samples)
+    assert resumed.history == whole.history
+    assert_same(resumed.models, whole.models)
+
+
+def test_images_are_cut_and_augmented_on_the_device(far, rng):
+    images = rng.integers(256, size=(10, 8, 8, 3)).astype(np.uint8)
+    options = {"shuffle": True, "augment": (flip, crop(2), erase()), "seed": 3}
+    near, away = (
+        DeviceBatches(images, np.arange(10), 4, device=device, **options)
+        for device in ("cpu", "meta")
+    )
+    far.waits.clear()
+    taken = list(away)
+    assert far.waits == []
+    for (x, y), (expected, labels) in zip(taken, near, strict=True):
+        assert x.device.type == "meta"
+        assert x.cpu().equal(expected)
+        assert y.tolist() == labels.tolist()
