@@ -334,7 +334,7 @@ def test_optimizers_must_own_the_models():
         CoTrainer(models, adam(*models, net()))
     with pytest.raises(ValueError, match="optimizers must own each parameter once"):
         CoTrainer(models, [adam(*models), adam(models[1])])
-    for optimizer, kind in (([1], "int"), (None, "NoneType")):
+    for optimizer, kind in (([1], "int"), (None, "NoneType"), ("adam", "str")):
         with pytest.raises(TypeError, match=rf"optimizer must be an Optimizer .* got \({kind}\)"):
             CoTrainer(models, optimizer)
 

@@ -180,10 +180,17 @@ def test_frozen_parts_stay_in_eval_mode():
     before = models[0][1].running_mean.clone()
     t = trainer(models).fit(loader(), 2, loader())
     t.report(loader())
-    assert torch.equal(models[0][1].running_mean, before)
-    assert [part.training for part in models[0].modules()] == [True, True, False, True, True]
+    for epochs in (3, 4):
+        assert torch.equal(models[0][1].running_mean, before)
+        assert [part.training for part in models[0].modules()] == [True, True, False, True, True]
+        models[0].eval()
+        t.fit(loader(), epochs)
+
+
+def test_a_network_that_comes_in_eval_mode_is_trained():
+    models = pair()
     models[0].eval()
-    t.fit(loader(), 3)
+    trainer(models).fit(loader(), 1)
     assert all(part.training for part in models[0].modules())
 
 

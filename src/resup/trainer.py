@@ -44,8 +44,8 @@ class CoTrainer(SavedPair):
 
     The models, optimizer and scheduler stay the caller's: they may be compiled, wrapped in
     DistributedDataParallel, or in any memory format, and are called, never copied or moved. Parts
-    that are in eval mode, such as a frozen backbone, stay in it; a whole model does only if it is
-    frozen.
+    that are in eval mode, such as a frozen backbone, stay in it, also where the whole model was put
+    in eval mode between two epochs; a whole model does only if it is frozen.
 
     Parameters
     ----------
@@ -223,6 +223,7 @@ class CoTrainer(SavedPair):
         self._done = EpochProgress().to(self.device)
         self._stop = False
         self._unfinished = False
+        self._resting: tuple[list[nn.Module], ...] = ([], [])
 
     # ------------------------------------------------------------------ training
 
@@ -349,10 +350,7 @@ class CoTrainer(SavedPair):
         After an error within a step the next call begins the epoch anew; what steps have changed,
         in the models and in schedulers stepped by the step, stays.
         """
-        for model in self.models:
-            frozen = not any(p.requires_grad for p in model.parameters())
-            if not (model.training or frozen):  # parts of it may be in eval mode on purpose
-                model.train()
+        self._train_mode()
         loaders.set_epoch(loader, self.epoch)
         self._zero_grad()
         done, resumed = self._done, self._done.steps
@@ -370,6 +368,15 @@ class CoTrainer(SavedPair):
         self._done = EpochProgress().to(self.device)
         rates = dict(zip(("noise_rate_a", "noise_rate_b"), self.weigher.noise_rates_, strict=False))
         return {**done.means(), **rates, "lr": done.lr}
+
+    def _train_mode(self) -> None:
+        for model, resting in zip(self.models, self._resting, strict=True):
+            if model.training:  # parts of it may be in eval mode on purpose
+                resting[:] = [part for part in model.modules() if not part.training]
+            elif any(p.requires_grad for p in model.parameters()):
+                model.train()
+                for part in resting:
+                    part.eval()
 
     def _train_batches(self, loader: Iterable[Any]) -> bool:
         """Train on the batches of the epoch that are not done; False if told to stop before."""
@@ -578,7 +585,7 @@ _CURES = (
 
 def _listed(given: Any) -> list[Any]:
     """Several objects, or one, as a list."""
-    return list(given) if isinstance(given, Iterable) else [given]
+    return list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
 
 
 def _has_gradients(optimizer: Optimizer) -> bool:
