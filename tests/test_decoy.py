@@ -241,6 +241,13 @@ def test_swapped_samples_and_decoys_are_told(seen, hits):
     assert not DecoyMixture().fit(s, decoys, hit_rate=hits, seen_rate=seen).degenerate_
 
 
+@pytest.mark.parametrize("hits", [0.0, 1 / 9])
+def test_samples_given_as_their_decoys_are_told(hits):
+    s, _, _ = drawn()
+    with pytest.warns(ConvergenceWarning, match="are X and decoys swapped"):
+        DecoyMixture().fit(s, s, hit_rate=hits)
+
+
 def test_without_a_tolerance_all_iterations_are_made():
     s, decoys, _ = drawn()
     mixture = DecoyMixture(tol=0, max_iter=20).fit(s, decoys)  # and no warning

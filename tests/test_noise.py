@@ -136,6 +136,11 @@ def test_human_labels_need_no_transition():
     )
 
 
+def of_objects(*labels):
+    """As a column of pandas holds names."""
+    return np.array(labels, dtype=object)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -166,7 +171,9 @@ def test_human_labels_need_no_transition():
         (lambda: apply_transition([0], np.ones((3, 2)), 0), r"transition must have shape \(C, C\)"),
         (lambda: noise_rate([0, 1], [0]), "must share a shape"),
         (lambda: noise_rate(["0", "1"], [0, 1]), "must both be numbers or names, got <U1, int64"),
+        (lambda: noise_rate(of_objects("0", "1"), [0, 1]), "must both be numbers .* got object"),
         (lambda: noise_rate([0, np.nan], [0, 1]), "must not contain NaN"),
+        (lambda: noise_rate(["a"], of_objects(np.nan)), "must not contain NaN"),
         (lambda: noise_matrix([0, 1], [0], 2), "must share a shape"),
         (lambda: noise_matrix([0, 1], [0, 2], 2), r"given must lie in \[0, 2\)"),
         (lambda: draw_labels([0.5, 0.5], 0), r"distributions must have two dimensions.*\(2,\)"),

@@ -48,8 +48,8 @@ def save_checkpoint(state: Mapping[str, Any], path: str | os.PathLike[str]) -> N
             torch.load(unfinished, map_location="cpu", weights_only=True, mmap=True)
         except pickle.UnpicklingError as error:
             raise TypeError(
-                "the state must hold tensors and plain values only, such as a scheduler's or a "
-                f"record's: {_reason(error)}"
+                "the state must hold tensors and plain values only, such as a scheduler's, a "
+                f"callback's or a record's: {_reason(error)}"
             ) from error
         os.replace(unfinished, path)
     finally:

@@ -221,7 +221,7 @@ class DecoyMixture(SimilarityMixture):
             found = samples.w @ expit(-blend(agreement)(samples.x))
             found = min(found, most)
             all_wrong = rate * (1 + hit_rate) > 0.999 or found > 0.99
-            swapped = bool(all_wrong and others.w @ others.x > samples.w @ samples.x)
+            swapped = bool(all_wrong and others.w @ others.x >= samples.w @ samples.x)
             share = LEAST_SHARE + (1 - LEAST_SHARE) * agreement
             odds = held_to_rate(blend(share), samples.x, samples.w, found)
             odds = odds.not_below(least_probability)

@@ -60,13 +60,10 @@ def symmetric_transition(n_classes: int, rate: float, include_true: bool = False
     """
     check_number("rate", rate, 0, 1)
     check_number("n_classes", n_classes, 2, whole=True)
-    eye = np.eye(n_classes)
-    redrawn = (
-        np.full((n_classes, n_classes), 1 / n_classes)
-        if include_true
-        else (1 - eye) / (n_classes - 1)
-    )
-    return (1 - rate) * eye + rate * redrawn
+    to_each = rate * (1 / (n_classes if include_true else n_classes - 1))
+    matrix = np.full((n_classes, n_classes), to_each)
+    np.fill_diagonal(matrix, 1 - rate + (to_each if include_true else 0))
+    return matrix
 
 
 def asymmetric_transition(n_classes: int, rate: float, partner: Mapping[int, int]) -> Matrix:
@@ -307,11 +304,15 @@ def _check_pair(true: ArrayLike, given: ArrayLike) -> tuple[NDArray[Any], NDArra
         raise ValueError(
             f"true and given must share a shape (N,), N >= 1, got {t.shape}, {g.shape}"
         )
-    if len({y.dtype.kind in "US" for y in (t, g) if y.dtype.kind != "O"}) > 1:
-        raise ValueError(f"true and given must both be numbers or names, got {t.dtype}, {g.dtype}")
-    if any(y.dtype.kind == "f" and np.isnan(y).any() for y in (t, g)):
+    if any(y.dtype.kind in "fO" and (y != y).any() for y in (t, g)):
         raise ValueError("true and given must not contain NaN")
+    if _are_names(t) != _are_names(g):
+        raise ValueError(f"true and given must both be numbers or names, got {t.dtype}, {g.dtype}")
     return t, g
+
+
+def _are_names(labels: NDArray[Any]) -> bool:
+    return labels.dtype.kind in "US" or all(isinstance(label, str) for label in labels.tolist())
 
 
 def _check_labels(labels: ArrayLike, n_classes: int, name: str = "labels") -> Labels:
