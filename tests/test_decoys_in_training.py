@@ -111,6 +111,19 @@ def test_after_a_reset_the_decoys_go_on():
     assert not torch.equal(accumulator.histograms.counts, first)
 
 
+def test_decoys_are_of_classes_that_have_labels():
+    accumulator = DecoyAccumulator()
+    targets = torch.tensor([1, 4, 5, 1])
+    accumulator.update(torch.randn(1, 4, 7), targets)
+    accumulator.draw_from(accumulator.labels > 0)
+    drawn = {tuple(accumulator.next_labels(targets, 7).tolist()) for _ in range(4)}
+    assert drawn == {(4, 5, 1, 4), (5, 1, 4, 5)}
+    assert set(accumulator.next_labels(torch.tensor([0, 2, 3, 6]), 7).tolist()) <= {1, 4, 5}
+    accumulator.draw_from(torch.arange(7) == 3)  # from all, as there is no other
+    drawn = {accumulator.next_labels(torch.tensor([3]), 7).item() for _ in range(6)}
+    assert drawn == {0, 1, 2, 4, 5, 6}
+
+
 # ---------------------------------------------------------------------------- SampleWeigher
 
 
@@ -141,6 +154,23 @@ def test_weights_are_those_of_a_fit_to_all_decoys():
     np.testing.assert_allclose(weights, mixture.predict_proba(s)[:, -1], atol=1e-3)
     assert weights[right].mean() > weights[~right].mean() + 0.5
     assert weigher.noise_rates_ == pytest.approx([0.4], abs=0.05)
+
+
+def test_a_head_that_is_wider_than_needed_changes_little():
+    logits, targets, right = logits_of_a_network("uniform")
+    wide = torch.full((1, len(targets), 30), -9.0)
+    wide[..., ::3] = logits
+    found = []
+    for z, y in ((logits, targets), (wide, 3 * targets)):
+        weigher = SampleWeigher(DecoyMixture(), 1)
+        for _ in range(2):
+            shown(weigher, z, y)
+        assert weigher.memory.hints(0)["hit_rate"] == pytest.approx(1 / 9)
+        found.append(weigher.mixtures_[0])
+    narrow, other = found
+    assert other.decoy_rate_ == pytest.approx(narrow.decoy_rate_, abs=0.01)
+    assert other.agreement_ > 0.9
+    assert other.noise_rate_ == pytest.approx((~right).mean(), abs=0.03)
 
 
 @pytest.mark.parametrize("epochs", [0, 1, 3])

@@ -6,6 +6,7 @@ import torch
 from sklearn.mixture import GaussianMixture
 from small import logits_like_a_network
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from resup import (
     BetaMixture,
@@ -410,11 +411,23 @@ def test_a_network_that_shows_nothing_is_named():
 
 
 @pytest.mark.parametrize(
-    "option", [{"networks": 0}, {"negligible_noise": "x"}, {"negligible_noise": -1.0}]
+    "option",
+    [{"networks": 0}, {"negligible_noise": "x"}, {"negligible_noise": -1.0}, {"n_classes": 1}],
 )
 def test_bad_settings(option):
     with pytest.raises(ValueError, match=f"{next(iter(option))} must be"):
         SampleWeigher(**option)
+
+
+def test_its_shapes_are_known_before_the_first_batch():
+    weigher = SampleWeigher(n_classes=3)
+    average = AveragedModel(nn.ModuleDict({"head": nn.Linear(3, 3), "weigher": weigher}))
+    logits, targets, _ = logits_like_a_network(c=3)
+    weigher(logits, targets)
+    weigher.refit()
+    average.update_parameters(nn.ModuleDict({"head": nn.Linear(3, 3), "weigher": weigher}))
+    state = average.module["weigher"].state_dict()
+    torch.testing.assert_close(state, weigher.state_dict(), rtol=0, atol=0, equal_nan=True)
 
 
 def test_a_module_loaded_in_part_gets_the_mixtures_of_its_weigher():

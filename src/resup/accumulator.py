@@ -141,7 +141,8 @@ class DecoyAccumulator(StateModule):
 
     Each call takes one decoy per sample, its similarity to the label `shift` classes further on;
     the shift goes round from call to call, so that over an epoch decoys are uniform over the other
-    labels and no random number is drawn.
+    labels and no random number is drawn. Classes without labels, as of a head that is wider than
+    needed, are left out once `draw_from` has told which these are.
 
     Parameters
     ----------
@@ -158,6 +159,10 @@ class DecoyAccumulator(StateModule):
         Samples by predicted class, by bin of the highest probability, and by whether the label
         contradicts the prediction; for :func:`resup.contradictions.contradiction_rate`. C is 0
         before the first call.
+    n_drawn : Tensor of shape (), int64
+        How many classes decoys are drawn from: the first so many of `order`.
+    order, place : Tensor of shape (C,), int64
+        The classes, those with labels first, and where in this order each is.
     disputes : Tensor of shape (groups, 74, 2), int32
         Samples that no network scores NaN by bin of the highest probability, and by whether the
         networks predict different classes.
@@ -168,8 +173,13 @@ class DecoyAccumulator(StateModule):
         :class:`resup.alignment.ClassAlignment`.
     """
 
-    _by_class = (("contradictions", 1), ("labels", 0), ("probabilities", 1))
+    _by_class = (
+        ("contradictions", 1), ("labels", 0), ("probabilities", 1), ("order", 0), ("place", 0),
+    )  # fmt: skip
     shift: Tensor
+    n_drawn: Tensor
+    order: Tensor
+    place: Tensor
     contradictions: Tensor
     disputes: Tensor
     labels: Tensor
@@ -188,6 +198,23 @@ class DecoyAccumulator(StateModule):
         self.register_buffer("contradictions", counts.new_zeros(groups, 0, CONFIDENCE_BINS, 2))
         self.register_buffer("labels", counts.new_zeros(0))
         self.register_buffer("probabilities", torch.zeros(groups, 0, dtype=torch.float64))
+        self.register_buffer("n_drawn", torch.zeros_like(self.shift))
+        self.register_buffer("order", self.shift.new_zeros(0))
+        self.register_buffer("place", self.shift.new_zeros(0))
+
+    @torch.no_grad()
+    def draw_from(self, occurs: Tensor) -> None:
+        """Draw decoys from the classes (C,) that occur, or from all if fewer than two do."""
+        occurs = occurs | (occurs.sum() < 2)
+        self.n_drawn.copy_(occurs.sum())
+        self.order.copy_(occurs.logical_not().int().argsort(stable=True))
+        self.place.copy_(self.order.argsort())
+
+    def _make_room(self, n_classes: int) -> None:
+        begins = len(self.labels) != n_classes
+        super()._make_room(n_classes)
+        if begins:
+            self.draw_from(self.labels == 0)
 
     @torch.no_grad()
     def update(self, logits: Tensor, targets: Tensor) -> None:
@@ -213,15 +240,14 @@ class DecoyAccumulator(StateModule):
             raise ValueError(
                 f"logits must have {before} classes until the next reset, got {n_classes}"
             )
-        self.shift.remainder_(n_classes - 1).add_(1)
-        return (targets + self.shift) % n_classes
+        self._make_room(n_classes)
+        self.shift.remainder_(self.n_drawn - 1).add_(1)
+        return self.order[(self.place[targets] + self.shift) % self.n_drawn]
 
     @torch.no_grad()
     def add(self, logits: Tensor, targets: Tensor, index: Tensor, weights: Tensor) -> None:
         """Add a batch whose decoys have these bins and weights, (groups, N)."""
         self.histograms.add(index, weights)
-        n_classes = logits.shape[2]
-        self._make_room(n_classes)
         self.began = True
         log_p = logits.float().log_softmax(-1)
         self.probabilities += log_p.exp().nan_to_num(0.0).sum(1, dtype=torch.float64)
@@ -253,8 +279,8 @@ class DecoyAccumulator(StateModule):
 
     def right_labels(self, spread_rate: float) -> Tensor:
         """Count right labels by class, (C,), if such a share is wrong and spread evenly."""
-        labels = self.labels.double()
-        return (labels - spread_rate * labels.sum() / max(len(labels) - 1, 1)).clamp(min=0)
+        labels, others = self.labels.double(), ((self.labels > 0).sum() - 1).clamp(min=1)
+        return (labels - spread_rate * labels.sum() / others).clamp(min=0)
 
     def counts(self) -> tuple[Tensor, ...]:
         """All that is counted, for sums over processes."""

@@ -41,8 +41,11 @@ def given_up(predictions: Tensor, labels: Tensor) -> Tensor:
 
 
 def rare(labels: Tensor) -> Tensor:
-    """Whether each class has less than half an average share of the labels, (C,)."""
-    return labels < COMMON * labels.sum() / len(labels)
+    """Whether each class has less than half an average share of the labels, (C,).
+
+    The average is of the classes that have labels.
+    """
+    return labels < COMMON * labels.sum() / (labels > 0).sum().clamp(min=1)
 
 
 def unaccounted(predictions: Tensor, labels: Tensor, right: Tensor) -> Tensor:

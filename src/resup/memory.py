@@ -55,6 +55,8 @@ class NoiseMemory(StateModule):
         and `contradicted`, before the first epoch.
     seen_held : Tensor of shape (networks,), float64
         Highest that is held of those seen before.
+    hit_rate : Tensor of shape (), float64
+        That of the decoys of the last epoch.
     of_decoys : Tensor of shape (networks,), float64
         Noise rate of the decoys in the last fit.
     contradicted : Tensor of shape (networks,), float64
@@ -80,6 +82,7 @@ class NoiseMemory(StateModule):
     _by_class = (("known", 1),)
     seen: Tensor
     seen_held: Tensor
+    hit_rate: Tensor
     of_decoys: Tensor
     contradicted: Tensor
     found: Tensor
@@ -96,6 +99,7 @@ class NoiseMemory(StateModule):
         self.register_buffer("contradicted", torch.full_like(rates, torch.nan))
         self.register_buffer("seen", rates.new_full((networks, 2), torch.nan))
         self.register_buffer("seen_held", rates)
+        self.register_buffer("hit_rate", torch.zeros((), dtype=torch.float64))
         self.register_buffer("found", rates.new_zeros(networks, 2))
         self.register_buffer("found_held", rates.clone())
         self.register_buffer("given_up", torch.zeros(networks, 2, dtype=torch.bool))
@@ -123,6 +127,7 @@ class NoiseMemory(StateModule):
     def look(self, epoch: DecoyAccumulator) -> None:
         """Take in what an epoch has shown, summed over all processes."""
         self._make_room(len(epoch.labels))
+        self.hit_rate.copy_(1 / (epoch.n_drawn.double() - 1))
         doubtful = ~self.known.all(1) & self.misled()
         self.of_decoys[doubtful | (not self.believes)] = torch.nan
         self.seen[doubtful & self.gives_up() | (not self.believes)] = torch.nan
@@ -155,7 +160,7 @@ class NoiseMemory(StateModule):
         else:
             seen, errors = max(self.seen_held[network].item(), min(before, last)), 0.0
         return {
-            "hit_rate": 1 / (self.known.shape[1] - 1),
+            "hit_rate": self.hit_rate.item(),
             "seen_rate": seen,
             "least_rate": min(self.found_held[network].item(), BELIEVED * seen),
             "least_probability": FIRST_DOUBT * errors,

@@ -23,7 +23,7 @@ from .distributed import everyones, rank, unwrap
 from .judge import JudgingPair
 from .progress import EpochProgress
 
-FORMAT_VERSION = 9
+FORMAT_VERSION = 10
 
 
 class SavedPair(JudgingPair):

@@ -78,6 +78,10 @@ class SampleWeigher(StateModule):
         half, unless it is known. Not after a network's first fit, nor while its rates are forgotten
         or it gives up a class. With 1 every weight is the posterior (Eq. 5) at the aligned
         prediction. `judge` is not affected.
+    n_classes : int, optional
+        How many classes the logits have, for those who need to know the shapes of all buffers
+        before the first batch, which otherwise tells: ``torch.optim.swa_utils.AveragedModel`` and
+        ``torch.distributed.checkpoint``.
 
     Attributes
     ----------
@@ -131,6 +135,7 @@ class SampleWeigher(StateModule):
         negligible_noise: float = 0.02,
         signal: Signal = "similarity",
         sharpness: float = 4.0,
+        n_classes: int | None = None,
     ) -> None:
         super().__init__()
         check_signal(signal)
@@ -158,6 +163,11 @@ class SampleWeigher(StateModule):
             self.alignment = ClassAlignment(networks)
             self.memory = NoiseMemory(networks)
             self.balance = ClassBalance(networks)
+        if n_classes is not None:
+            check_number("n_classes", n_classes, 2, whole=True)
+            for part in self.children():
+                if isinstance(part, StateModule):
+                    part._make_room(n_classes)
         self.balanced = False  # known to the host, so that a step may leave the balance out
         self.mixtures_: list[Any] = []
         self.noise_rates_: list[float] = []
@@ -222,6 +232,7 @@ class SampleWeigher(StateModule):
                 add_up(counts)
             self.fitted_decoys.copy_(self.decoys.histograms.counts)
             self.memory.look(self.decoys)
+            self.decoys.draw_from(self.decoys.labels > 0)
         try:
             self._fit()
         finally:
