@@ -270,7 +270,7 @@ def naive_contradiction_rate(counts):
         taken = contradicting = 0
         for agree, contradict in reversed(bins):
             taken, contradicting = taken + agree + contradict, contradicting + contradict
-            if taken >= 0.1 * size:
+            if taken >= min(size, max(0.1 * size, 10)):
                 break
         share = contradicting / taken if taken else 0.0
         error = sum(contradict for _, contradict in bins) / size if size else 0.0
@@ -285,7 +285,7 @@ def test_contradiction_rate_is_that_of_the_surest_tenth_of_each_class(seed):
     counts = rng.poisson(10 ** rng.uniform(-1, 2, (6, 20, 2)))
     counts[2], counts[3, :10] = 0, 0
     assert contradiction_rate(counts) == pytest.approx(naive_contradiction_rate(counts), abs=1e-12)
-    assert contradiction_rate(1e-6 * counts) == pytest.approx(contradiction_rate(counts))
+    assert contradiction_rate(1e6 * counts) == pytest.approx(contradiction_rate(1e3 * counts))
 
 
 @pytest.mark.parametrize(
@@ -297,6 +297,7 @@ def test_contradiction_rate_is_that_of_the_surest_tenth_of_each_class(seed):
         ([[[60, 40], [38, 2]]], 0),  # no more than the network's own mistakes
         ([[[0, 90], [10, 0]]], 0),  # only the surest count
         ([[[90, 0], [0, 10]]], 1),
+        ([[[2, 0], [4, 4], [2, 0]]], (0.4 - 1 / 12) / 0.75),  # ten, where a tenth would be of one
     ],
 )
 def test_contradiction_rate_at_its_ends(counts, rate):

@@ -10,7 +10,8 @@ from .em import Array
 
 __all__ = ["contradiction_rate"]
 
-SUREST, OWN_ERROR = 0.1, 0.25  # share of each class; its error as a share of the class's
+SUREST, LEAST = 0.1, 10  # share of each class, and samples of it: fewer may all be learnt by heart
+OWN_ERROR = 0.25  # among these, as a share of that of the class
 SUREST_TAIL, SURE_TAIL = 0.25, 0.7  # shares of all samples, where their predictions are not known
 DOUBTED, SHOWN = 0.45, 0.6  # ratios of these two shares of contradictions; own errors lower it
 
@@ -18,9 +19,9 @@ DOUBTED, SHOWN = 0.45, 0.6  # ratios of these two shares of contradictions; own 
 def contradiction_rate(counts: ArrayLike) -> float:
     """Noise rate that the surest predictions show: the share of labels that they contradict.
 
-    Of each predicted class the surest tenth is taken, so that noise between a few classes shows
-    too. A network errs there as well, about a quarter as often as on the whole class; that part is
-    taken off.
+    Of each predicted class the surest tenth is taken, but ten samples if there are as many, so that
+    noise between a few classes shows too. A network errs there as well, about a quarter as often as
+    on the whole class; that part is taken off.
 
     Parameters
     ----------
@@ -46,15 +47,16 @@ def contradiction_rate(counts: ArrayLike) -> float:
         raise ValueError("counts must be finite and not negative")
     n = samples.sum((1, 2))
     all_ = samples[..., 1].sum(1) / np.where(n > 0, n, 1)
-    by_class = without_own_errors(of_surest(samples), all_)
+    by_class = without_own_errors(of_surest(samples, least=LEAST), all_)
     return float(n @ by_class / (n.sum() or 1))
 
 
-def of_surest(counts: Array, surest: float = SUREST) -> Array:
+def of_surest(counts: Array, surest: float = SUREST, least: float = 0.0) -> Array:
     """Share of the second kind in the surest part of each group, for counts (groups, B, 2)."""
     from_top = counts[:, ::-1].cumsum(1)
     n = from_top.sum(2)
-    cut = (n < surest * n[:, -1:]).sum(1)  # the bin at which it is reached
+    all_ = n[:, -1:]
+    cut = (n < np.minimum(np.maximum(surest * all_, least), all_)).sum(1)  # the bin that reaches it
     groups = np.arange(len(n))
     second, both = from_top[groups, cut, 1], n[groups, cut]
     shares: Array = second / np.where(both > 0, both, 1)
