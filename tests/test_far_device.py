@@ -5,11 +5,10 @@ import pytest
 import torch
 from far_device import FarDevice
 from paper.batches import DeviceBatches, crop, erase, flip
-from sklearn.mixture import GaussianMixture
 from small import assert_same, data, pair, trainer
 from torch.utils.data import DataLoader
 
-from resup import BetaMixture, SymmetricKLLoss
+from resup.callbacks import Callback
 
 
 @pytest.fixture
@@ -41,30 +40,16 @@ def test_training_and_judging_are_as_on_the_cpu(far):
     assert (away.report(loader).index == near.report(loader).index).all()
 
 
-STEPS = {
-    "defaults": {},
-    "balanced": {},
-    "clip_grad_norm": {"clip_grad_norm": 1.0},
-    "BetaMixture": {"mixture": BetaMixture()},
-    "another mixture": {"mixture": GaussianMixture(2)},
-    "loss": {"signal": "loss"},
-    "consistency": {"consistency": SymmetricKLLoss()},
-    "exchange": {"exchange": "mean"},
-    "threshold": {"weight_threshold": 0.5},
-}
+def test_no_step_of_a_run_waits_for_the_device(far):
+    class Waits(Callback):
+        def on_step_end(self, trainer, values):
+            by_step.append(list(far.waits))
+            far.waits.clear()
 
-
-@pytest.mark.filterwarnings("ignore:the mixture of network")
-@pytest.mark.parametrize("case", STEPS)
-def test_a_step_never_waits_for_the_device(far, case):
-    samples = labels_partly_wrong()
-    t = fitted("meta", samples, 2, **STEPS[case])
-    t.weigher.balanced |= case == "balanced"
-    x, y = (v.to("meta") for v in samples.tensors)
-    far.waits.clear()
-    t._done.add(t.train_step(x, y), len(y))
-    t.optimizer_step()
-    assert far.waits == []
+    by_step = []
+    fitted("meta", labels_partly_wrong(), callbacks=[Waits()])
+    assert [by_step[step] for step in range(16) if step % 4] == [[]] * 12
+    assert all(by_step[4::4])  # the refits before these steps
 
 
 def test_a_wait_and_a_tensor_of_the_cpu_are_noticed(far):

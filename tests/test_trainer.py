@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, TensorDataset
+from tqdm import tqdm
 
 from resup import BetaMixture, CoTrainer, SampleWeigher, SymmetricKLLoss
 from resup.callbacks import Callback
@@ -160,6 +161,8 @@ def test_clean_probability_refuses_orders_that_mean_nothing():
     t.fit(DataLoader(train, 32), 1)
     with pytest.raises(ValueError, match="loader shuffles"):
         t.clean_probability(DataLoader(train, 32, shuffle=True))
+    with pytest.raises(ValueError, match="loader shuffles"):
+        t.clean_probability(tqdm(DataLoader(train, 32, shuffle=True), disable=True))
     with pytest.raises(ValueError, match="loader drops its last samples"):
         t.clean_probability(DataLoader(train, 33, drop_last=True))
     with pytest.raises(ValueError, match="the loader gave no batch"):

@@ -52,7 +52,8 @@ class DecoyMixture(SimilarityMixture):
     ----------
     noise_rate : float, optional
         Share of wrong labels, where it is known: the fit then finds this one, whatever `seen_rate`
-        and `least_rate`. In training one below `SampleWeigher.negligible_noise` changes no weight.
+        and `least_rate`. In training it is that of the samples as they are drawn, which a sampler
+        may repeat, and one below `SampleWeigher.negligible_noise` changes no weight.
     clip : float, default=2**-20
         Similarities are moved into [clip, 1 - clip] first.
     max_iter : int, default=200

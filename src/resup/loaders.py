@@ -72,6 +72,7 @@ def until_stopped(loader: Iterable[Any], stopped: Callable[[], bool]) -> Iterato
 
 def check_order(loader: Iterable[Any]) -> None:
     """Raise if a loader shuffles or drops samples, so that its order means nothing."""
+    loader = getattr(loader, "iterable", loader)  # of a progress bar
     if not isinstance(loader, DataLoader):
         return
     shuffling = RandomSampler, SubsetRandomSampler, WeightedRandomSampler

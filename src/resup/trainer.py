@@ -116,8 +116,9 @@ class CoTrainer(SavedPair):
     should_stop : bool
         Set to True, in every process, it ends `fit` after the epoch; the next `fit` goes on.
     weigher : SampleWeigher
-        Holds the fitted mixtures (``weigher.mixtures_``). Where the networks are so small that
-        its many small operations show, ``trainer.weigher.compile()`` makes a few kernels of them.
+        Holds the fitted mixtures (``weigher.mixtures_``). Where the networks are so small that its
+        many small operations show, or the classes so many (thousands) that its passes over the
+        logits do, ``trainer.weigher.compile()`` makes a few kernels of them.
 
     Raises
     ------
