@@ -1,4 +1,4 @@
-"""From 2 to 100 classes: overlapping Gaussian clusters, a small network, default settings.
+"""From 2 to 1,000 classes: overlapping Gaussian clusters, a small network, default settings.
 
     python benchmarks/many_classes.py [--out FILE.json]
 
@@ -18,7 +18,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from resup import noise
 
-CLUSTERS = {2: (2000, 8, 2.0), 10: (500, 16, 1.8), 100: (100, 32, 1.4)}  # each, dimensions, spread
+CLUSTERS = {  # samples of each, dimensions, spread
+    2: (2000, 8, 2.0),
+    10: (500, 16, 1.8),
+    100: (100, 32, 1.4),
+    1000: (20, 64, 1.2),
+}
 RATE, EPOCHS, BATCH, TEST = 0.3, 20, 128, 5000
 HEADS = "classes", "noise", "realised", "plain", "resup", "found", "AUROC"
 

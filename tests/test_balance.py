@@ -88,6 +88,8 @@ def test_the_first_batch_may_come_in_inference_mode():
         ([92, 8, 0], [50, 40, 10], False),  # a fifth of 40
         ([93, 7, 0], [50, 40, 10], True),
         ([0, 0, 0], [0, 0, 0], False),
+        ([0] * 2 + [10] * 98, [10] * 100, False),  # a few of many classes
+        ([0] * 3 + [10] * 97, [10] * 100, True),
     ],
 )
 def test_a_common_class_that_is_hardly_predicted_is_given_up(predicted, labels, expected):

@@ -12,11 +12,14 @@ __all__ = ["ClassBalance"]
 PRIOR = 8.0  # samples of average weight that each class begins with
 COMMON = 0.5  # of an average share of the labels: a class of less is rare
 GIVEN_UP = 0.2  # of as many as its labels: a class that is predicted less often
+NOTABLE = 0.025  # of all labels: if classes given up have no more, they are a few of many
 UNKNOWN, PATIENCE = 0.05, 2  # likewise, if it is rare; epochs for which all its labels count
 
 
 def given_up(predictions: Tensor, labels: Tensor) -> Tensor:
     """Whether each network hardly ever predicts each class, if that is common among the labels.
+
+    None is, if all these together have at most a fortieth of the labels: a few of many classes.
 
     Parameters
     ----------
@@ -37,7 +40,8 @@ def given_up(predictions: Tensor, labels: Tensor) -> Tensor:
     tensor([[False, False, False],
             [False,  True, False]])
     """
-    return ~rare(labels) & (predictions < GIVEN_UP * labels)
+    hardly = ~rare(labels) & (predictions < GIVEN_UP * labels)
+    return hardly & ((hardly * labels).sum(-1, keepdim=True) > NOTABLE * labels.sum())
 
 
 def rare(labels: Tensor) -> Tensor:
