@@ -37,6 +37,7 @@ ORDER = [
     "pair",
     "judge",
     "saved",
+    "stepping",
     "trainer",
     "noise",
     "plotting",

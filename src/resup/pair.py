@@ -32,6 +32,7 @@ class NetworkPair:
         self.device = next(p.device for model in self.models for p in model.parameters())
         self.autocast = autocast
         self.unpack = unpack
+        self._resting: tuple[list[nn.Module], ...] = ([], [])
 
     def forward(self, model: nn.Module, inputs: Any) -> Tensor:
         """Logits (N, C) of one model."""
@@ -76,6 +77,15 @@ class NetworkPair:
                 set_random_states(randomness, generators)
             for part, mode in modes:  # not only the flag: LoRA's layers merge weights in `eval`
                 part.train(mode)
+
+    def _train_mode(self) -> None:
+        for model, resting in zip(self.models, self._resting, strict=True):
+            if model.training:  # parts of it may be in eval mode on purpose
+                resting[:] = [part for part in model.modules() if not part.training]
+            elif any(p.requires_grad for p in model.parameters()):
+                model.train()
+                for part in resting:
+                    part.eval()
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.autocast is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from numbers import Real
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm.auto import tqdm
 from typing_extensions import Self
 
@@ -28,12 +27,13 @@ from .losses import ConsistencyLoss, CrossWeightedLoss
 from .progress import EpochProgress
 from .saved import SavedPair
 from .similarity import Signal, full_precision
+from .stepping import SteppingPair
 from .weigher import SampleWeigher
 
 __all__ = ["CoTrainer"]
 
 
-class CoTrainer(SavedPair):
+class CoTrainer(SavedPair, SteppingPair):
     r"""Train a pair of networks that weigh each other's samples (Eq. 6).
 
     .. math:: L = L_{\mathrm{cross\text{-}weighted}} + \lambda \, L_{\mathrm{consistency}}
@@ -224,7 +224,6 @@ class CoTrainer(SavedPair):
         self._done = EpochProgress().to(self.device)
         self._stop = False
         self._unfinished = False
-        self._resting: tuple[list[nn.Module], ...] = ([], [])
 
     # ------------------------------------------------------------------ training
 
@@ -285,11 +284,7 @@ class CoTrainer(SavedPair):
             and resume is not None
             and Path(checkpoint).resolve() == Path(resume).resolve()
         )
-        plateaus = [s for s in self.schedulers if isinstance(s, ReduceLROnPlateau)]
-        if val_loader is None and any(scheduler.mode == "max" for scheduler in plateaus):
-            raise ValueError(
-                "val_loader must be given for a ReduceLROnPlateau of mode 'max', got None"
-            )
+        self._check_plateaus(val_loader)
         if resume is not None and (not restarts or Path(resume).exists()):
             self._resume(resume, train_loader)
         if checkpoint is not None and self.is_main_process:
@@ -369,15 +364,6 @@ class CoTrainer(SavedPair):
         self._done = EpochProgress().to(self.device)
         rates = dict(zip(("noise_rate_a", "noise_rate_b"), self.weigher.noise_rates_, strict=False))
         return {**done.means(), **rates, "lr": done.lr}
-
-    def _train_mode(self) -> None:
-        for model, resting in zip(self.models, self._resting, strict=True):
-            if model.training:  # parts of it may be in eval mode on purpose
-                resting[:] = [part for part in model.modules() if not part.training]
-            elif any(p.requires_grad for p in model.parameters()):
-                model.train()
-                for part in resting:
-                    part.eval()
 
     def _train_batches(self, loader: Iterable[Any]) -> bool:
         """Train on the batches of the epoch that are not done; False if told to stop before."""
@@ -474,32 +460,6 @@ class CoTrainer(SavedPair):
             posteriors = (posteriors > self.weight_threshold).to(posteriors.dtype)
         return posteriors[0], posteriors[1]
 
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradients of `loss`, scaled where there is a scaler."""
-        (self.scaler.scale(loss) if self.scaler else loss).backward()
-
-    def optimizer_step(self) -> None:
-        """Clip the gradients, step the optimizers and, by the step, the schedulers."""
-        optimizers = self.optimizers
-        if self.scaler:  # it refuses one without gradients, such as that of a frozen network
-            optimizers = [each for each in optimizers if _has_gradients(each)]
-        if self.clip_grad_norm is not None:
-            if self.scaler:
-                for optimizer in optimizers:
-                    self.scaler.unscale_(optimizer)
-            for model in self.models:
-                nn.utils.clip_grad_norm_(model.parameters(), self.clip_grad_norm)
-        for optimizer in optimizers:
-            if self.scaler:
-                self.scaler.step(optimizer)
-            else:
-                optimizer.step()
-        if self.scaler:
-            self.scaler.update()
-        self._zero_grad()
-        if self.scheduler_interval == "step":
-            self._step_schedulers()
-
     # ------------------------------------------------------------------ helpers
 
     @property
@@ -541,53 +501,7 @@ class CoTrainer(SavedPair):
             leave=False,
         )
 
-    def _zero_grad(self) -> None:
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-
-    def _step_schedulers(self) -> None:
-        for scheduler in self.schedulers:
-            if not isinstance(scheduler, ReduceLROnPlateau):
-                scheduler.step()
-
-    def _step_plateaus(self, record: Mapping[str, float]) -> None:
-        for scheduler in self.schedulers:
-            if isinstance(scheduler, ReduceLROnPlateau):
-                if scheduler.mode == "min":
-                    scheduler.step(record["loss"])
-                else:
-                    scheduler.step((record["val_accuracy_a"] + record["val_accuracy_b"]) / 2)
-
-    def _check_loss(self) -> None:
-        step = self._done.first_bad.item()
-        if step != torch.inf:
-            raise FloatingPointError(
-                f"the loss is not finite at epoch {self.epoch + 1}, step {int(step)}: {_CURES}"
-            )
-
-    def _check_finite(self) -> None:
-        """Raise rather than save networks that hold NaN or infinity."""
-        self._check_loss()
-        for name, model in zip("AB", self.models, strict=True):
-            trained = (p.detach() for p in model.parameters() if p.requires_grad)
-            finite = [p.isfinite().all() for p in trained]
-            if finite and not torch.stack(finite).all():
-                raise FloatingPointError(
-                    f"the parameters of network {name} are not finite in epoch {self.epoch + 1}, "
-                    f"as a gradient was not: {_CURES}"
-                )
-
-
-_CURES = (
-    "try a smaller learning rate, clip_grad_norm=1.0, bfloat16 in place of float16, or look for "
-    "NaN in the inputs"
-)
-
 
 def _listed(given: Any) -> list[Any]:
     """Several objects, or one, as a list."""
     return list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
-
-
-def _has_gradients(optimizer: Optimizer) -> bool:
-    return any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
