@@ -283,7 +283,7 @@ def main() -> None:
     fetched = any(column.dataset != "digits" for column in table.columns)
     if args.data is None and fetched and (not args.print or args.figure in ("3", "4")):
         parser.error("--data is needed")
-    if args.data is not None and not args.data.is_dir():
+    if args.data is not None and not args.print and not args.data.is_dir():
         parser.error(f"--data must be a folder, got {args.data}")
     complete = args.print or run_all(args, table, results)
     print(markdown(table, results))
