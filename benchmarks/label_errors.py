@@ -51,7 +51,7 @@ from paper import methods
 from paper.batches import DeviceBatches
 from paper.datasets import Split
 from paper.provenance import ROOT, provenance
-from paper.run import AUTOCAST, Protocol, make_network, positive, whole
+from paper.run import AUTOCAST, DEVICE, DTYPE, Protocol, make_network, positive, whole
 from posterior_quality import STATED, listed
 
 from resup import CoTrainer
@@ -299,8 +299,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--only", choices=("resup", "folds"), help="train one side only")
     add("--epochs", type=positive, help="other than the protocol's")
     add("--seeds", type=int, nargs="+", default=SEEDS)
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--dtype", choices=AUTOCAST, default="bfloat16", help="of the networks' arithmetic")
+    add("--device", default=DEVICE)
+    add("--dtype", choices=AUTOCAST, default=DTYPE, help="of the networks' arithmetic")
     add("--runs", type=Path, default=Path("runs/label_errors"), help="finished trainings")
     add("--out", type=Path, default=ROOT / "benchmarks" / "results")
     args = parser.parse_args(arguments)

@@ -40,6 +40,9 @@ from .provenance import provenance
 
 SNAPSHOTS = 1, 7
 AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16}
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SLOW = DEVICE == "cpu" and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2")
+DTYPE = "float32" if SLOW else "bfloat16"  # where it takes several times as long
 
 
 @dataclass(frozen=True)
@@ -161,8 +164,8 @@ def arguments(description: str, holds: str | None) -> argparse.ArgumentParser:
     add("--samples", type=positive, help="train on the first so many images, in place of its own")
     add("--consistency-weight", type=float, default=5.0, help="lambda of Eq. 6")
     add("--seed", type=int, default=0, help="of the noise, the networks and the batches")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--dtype", choices=AUTOCAST, default="bfloat16", help="of the networks' arithmetic")
+    add("--device", default=DEVICE)
+    add("--dtype", choices=AUTOCAST, default=DTYPE, help="of the networks' arithmetic")
     add("--compile", action="store_true", help="compile networks and weigher (torch.compile)")
     add("--out", type=Path, default=Path("runs"), help="folder for checkpoint, epochs and result")
     return parser
