@@ -46,6 +46,7 @@ def test_parts_add_up(first, second):
     parts = SimilarityHistogram().update(first) + SimilarityHistogram().update(second)
     np.testing.assert_array_equal(whole.counts, parts.counts)
     assert whole.total == len(first) + len(second)
+    np.testing.assert_array_equal(sum([parts, whole]).counts, 2 * whole.counts)
 
 
 def test_weights_are_repetition(rng):
@@ -104,6 +105,13 @@ def test_the_device_takes_weights_and_skips_what_is_not_finite():
     accumulator.reset()
     accumulator.update(s.log(), (-s).log1p(), torch.tensor([1, 2, torch.nan, 3]))
     assert accumulator.histogram().total == 6
+
+
+def test_bad_input_of_the_accumulator():
+    with pytest.raises(ValueError, match="groups must be an integer of at least 1, got 0"):
+        HistogramAccumulator(groups=0)
+    with pytest.raises(TypeError, match="log_1ms must be a Tensor, got list"):
+        HistogramAccumulator().update(torch.tensor([-1.0]), [-1.0])
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,8 @@ def test_a_histogram_must_hold_something_and_has_its_own_weights():
         ({"clip": 0.0}, r"clip must lie in \[2\*\*-20, 0.5\), got 0.0"),
         ({"clip": 0.5}, r"clip must lie in \[2\*\*-20, 0.5\), got 0.5"),
         ({"m_step": "map"}, "m_step must be one of 'ml', 'moments', got 'map'"),
+        ({"init": [[1.0], [1.0, 2.0], [1.0]]}, r"init must be numbers, \(3, 2\), got \[\[1.0\]"),
+        ({"init": "means"}, r"init must be numbers, \(3, 2\), got 'means'"),
         ({"init": [[1.0], [1.0], [1.0]]}, r"of 2 components, shape \(3, 2\), got \(3, 1\)"),
         ({"init": [[0.5, 0.5], [1, 2], [2, -1]]}, r"init must lie in \[1e-12, 1e12\], got"),
         ({"init": [[0.5, 0.5], [1, 1e189], [2, 1]]}, r"init must lie in \[1e-12, 1e12\], got"),
@@ -208,6 +210,11 @@ def test_use_before_fit(method):
         getattr(BetaMixture(), method)([0.5])
     with pytest.raises(NotFittedError):
         BetaMixture().sample()
+    failed = BetaMixture()
+    with pytest.raises(ValueError, match="sample_weight"):
+        failed.fit([0.1, 0.2], sample_weight=[1])
+    with pytest.raises(NotFittedError):
+        failed.predict_proba([0.5])
 
 
 # ---------------------------------------------------------------------------- as sklearn.mixture

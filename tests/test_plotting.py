@@ -157,6 +157,8 @@ def test_bad_input(rng):
             r"images must have shape \(N, H, W\) or \(N, H, W, 3\), got \(20, 1, 8, 8\)",
         ),
         (lambda: plot_suspects(images[:5], labels, w), "images must have 20 rows, got 5"),
+        (lambda: plot_weights(w, labels), "right must be bool, such as given == true, got int64"),
+        (lambda: plot_weights(w, bins=0), "bins must be an integer of at least 1, got 0"),
         (lambda: plot_suspects(images, labels, w, count=0), "count must be at least 1, got 0"),
     ):
         with pytest.raises(ValueError, match=message):

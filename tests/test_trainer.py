@@ -354,8 +354,13 @@ def test_optimizers_must_own_the_models():
         ({"accumulate": 0}, "accumulate must be an integer of at least 1"),
         ({"accumulate": 1.5}, "accumulate must be an integer of at least 1"),
         ({"refit_every": 0}, "refit_every must be an integer of at least 1"),
+        (
+            {"weight_threshold": 1},
+            "weight_threshold must be less than 1, got 1: no weight is above",
+        ),
         ({"weight_threshold": 5}, r"weight_threshold must be a finite number in \[0, 1\], got 5"),
-        ({"weight_threshold": 1}, "weight_threshold must be less than 1"),
+        ({"weight_threshold": 5}, r"weight_threshold must be a finite number in \[0, 1\], got 5"),
+        ({"weight_threshold": 1}, "weight_threshold must be less than 1, got 1: no weight"),
         ({"clip_grad_norm": -1.0}, "clip_grad_norm must be larger than 0, got -1.0"),
         ({"clip_grad_norm": "1"}, "clip_grad_norm must be larger than 0, got '1'"),
         ({"autocast": "bf16"}, "autocast must be one of None, torch.bfloat16.*, got 'bf16'"),
@@ -389,6 +394,7 @@ def test_equal_networks_are_noticed():
     net = nn.Linear(6, 3)
     with pytest.warns(UserWarning, match="the models are equal in every parameter"):
         trainer((net, copy.deepcopy(net)))
+    trainer((net, nn.LazyLinear(3)))
 
 
 def test_an_empty_loader():

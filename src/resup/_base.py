@@ -17,11 +17,12 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._checks import check_number
-from .em import Array, Mixture
+from .em import Mixture
 from .histogram import (
     CENTRES,
     N_BINS,
     SMALLEST,
+    Array,
     SimilarityHistogram,
     as_column,
     as_similarities,
@@ -173,6 +174,9 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
         tags.input_tags.one_d_array = True
         tags.input_tags.positive_only = True
         return tags
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "log_odds_")  # the last attribute of a fit, unlike n_features_in_
 
     def _mixture(self) -> Mixture:
         return Mixture(self.weights_, self.alphas_, self.betas_)

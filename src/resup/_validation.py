@@ -103,10 +103,10 @@ def check_models(models: Sequence[nn.Module]) -> tuple[nn.Module, nn.Module]:
         raise ValueError(f"models must be on one device, got {found}")
     a, b = (dict(model.named_parameters()) for model in pair)
     if a.keys() == b.keys() and all(
-        not is_lazy(p) and torch.equal(p, b[name]) for name, p in a.items()
+        not (is_lazy(p) or is_lazy(b[name])) and torch.equal(p, b[name]) for name, p in a.items()
     ):
         warnings.warn(
-            "the models are equal in every parameter and may stay so: initialise them apart",
+            "the models are equal in every parameter and may stay so: initialise them differently",
             stacklevel=4,
         )
     return pair

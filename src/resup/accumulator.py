@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from ._checks import check_number
 from ._module import StateModule
 from ._validation import check_stacked
 from .distributed import bounds
-from .histogram import LOGIT_EDGES, N_BINS, SimilarityHistogram
+from .histogram import LOGIT_EDGES, N_BINS, Array, SimilarityHistogram
 from .similarity import Signal, check_signal, log_signal
 
 __all__ = ["DecoyAccumulator", "HistogramAccumulator"]
@@ -23,7 +23,7 @@ class Edges(StateModule):
 
     edges: Tensor
 
-    def __init__(self, values: NDArray[np.float64]) -> None:
+    def __init__(self, values: Array) -> None:
         super().__init__()
         self.values = values
         edges = torch.tensor(values, dtype=torch.float32)
@@ -89,6 +89,7 @@ class HistogramAccumulator(StateModule):
 
     def __init__(self, groups: int = 1) -> None:
         super().__init__()
+        check_number("groups", groups, 1, whole=True)
         self.bins = Bins()
         self.register_buffer("counts", torch.zeros(groups, N_BINS, dtype=torch.float64))
 
@@ -104,6 +105,9 @@ class HistogramAccumulator(StateModule):
         weights : Tensor of the same shape, optional
             Not negative; ones by default.
         """
+        for name, values in {"log_s": log_s, "log_1ms": log_1ms}.items():
+            if not isinstance(values, Tensor):
+                raise TypeError(f"{name} must be a Tensor, got {type(values).__name__}")
         groups = len(self.counts)
         shape = log_s.shape
         if shape != log_1ms.shape or not shape or shape[:-1] not in ((groups,), ()):

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .decoy_fits import Values
-from .em import Array
+from .histogram import Array
 
 __all__ = ["contradiction_rate"]
 

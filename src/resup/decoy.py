@@ -15,8 +15,7 @@ from ._base import ALWAYS_RIGHT, LogOdds, SimilarityMixture, warn, weighted_valu
 from ._checks import check_number
 from .contradictions import tail_rate
 from .decoy_fits import Values, betas, contrast
-from .em import Array
-from .histogram import SMALLEST, to_numpy
+from .histogram import SMALLEST, Array, to_numpy
 
 __all__ = ["DecoyMixture", "hit_rate", "transition"]
 

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaln, binom, digamma, zeta
 
-Array = NDArray[np.float64]
+from .histogram import Array
 
-PRIOR_CLIP = 1e-3  # of the pseudo-data, so that one at log x = -14 does not shape a component
+PRIOR_CLIP = 1e-3  # how near the pseudo-data come to 0 and 1: one extreme value shapes nothing
 TRUST = 1 / 3  # the prior takes a label as right with this probability, whatever its similarity
 FLOOR, LEAST_FLOOR = 0.03, 1e-7  # uniform pseudo-data: a share of the prior, and of the data
 WEAK_PRIOR = 0.1  # below it the start may decide which maximum is found

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .em import Array
-from .histogram import as_similarities
+from .histogram import Array, as_similarities
 
 __all__ = ["q_values"]
 

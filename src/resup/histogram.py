@@ -163,6 +163,10 @@ class SimilarityHistogram:
             return NotImplemented
         return SimilarityHistogram(self.counts + other.counts)
 
+    def __radd__(self, other: int) -> SimilarityHistogram:
+        """Begin a ``sum(histograms)``."""
+        return self + SimilarityHistogram() if other == 0 else NotImplemented
+
     def __repr__(self) -> str:
         return f"SimilarityHistogram(total={self.total:g})"
 

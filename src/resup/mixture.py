@@ -235,11 +235,15 @@ class BetaMixture(SimilarityMixture):
         check_choice("m_step", self.m_step, ("ml", "moments"))
         self._check_clip()
         if self.init is not None:
-            shape, expected = np.shape(self.init), (3, self.n_components)
-            if shape != expected:
+            expected = 3, self.n_components
+            try:
+                init = np.array(self.init, np.float64)
+            except (TypeError, ValueError):
+                raise ValueError(f"init must be numbers, {expected}, got {self.init!r}") from None
+            if init.shape != expected:
                 raise ValueError(
                     f"init must be weights, alphas and betas of {self.n_components} components, "
-                    f"shape {expected}, got {shape}"
+                    f"shape {expected}, got {init.shape}"
                 )
-            if not all(1e-12 <= value <= 1e12 for value in np.ravel(self.init)):
+            if not ((init >= 1e-12) & (init <= 1e12)).all():
                 raise ValueError(f"init must lie in [1e-12, 1e12], got {self.init!r}")

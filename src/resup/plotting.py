@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
+from ._checks import check_number
 from .histogram import SimilarityHistogram, as_column, as_similarities, to_numpy
 
 __all__ = [
@@ -44,6 +45,7 @@ def plot_mixture(
     -------
     Axes
     """
+    check_number("bins", bins, 1, whole=True)
     ax = plt.gca() if ax is None else ax
     if isinstance(similarities, SimilarityHistogram):
         histogram = similarities
@@ -103,6 +105,7 @@ def plot_weights(
     -------
     Axes
     """
+    check_number("bins", bins, 1, whole=True)
     ax = plt.gca() if ax is None else ax
     w = as_similarities(weights, "weights")
     edges = np.linspace(0, 1, bins + 1).tolist()
@@ -111,9 +114,7 @@ def plot_weights(
     if right is None:
         ax.hist(w, edges, color=RIGHT)
     else:
-        mask = to_numpy(right).astype(bool)
-        if mask.shape != w.shape:
-            raise ValueError(f"right must have shape {w.shape}, got {mask.shape}")
+        mask = _mask(right, w.shape)
         ax.hist(
             [w[~mask], w[mask]], edges, color=[WRONG, RIGHT], label=["wrong labels", "right labels"]
         )
@@ -197,11 +198,7 @@ def plot_probability(
             "probability must have shape (E, N) with one row for each of E >= 1 epochs, got "
             f"{p.shape} and {x.shape} epochs"
         )
-    mask = p[-1] > 0.5 if right is None else to_numpy(right)
-    if mask.shape != p.shape[1:]:
-        raise ValueError(f"right must have shape {p.shape[1:]}, got {mask.shape}")
-    if mask.dtype != bool:
-        raise ValueError(f"right must be bool, such as given == true, got {mask.dtype}")
+    mask = p[-1] > 0.5 if right is None else _mask(right, p.shape[1:])
     words = ("judged wrong", "judged right") if right is None else ("wrong labels", "right labels")
     for group, colour, word in zip((~mask, mask), (WRONG, RIGHT), words, strict=True):
         if group.any():
@@ -276,3 +273,12 @@ def plot_suspects(
         ax.set_title(title, fontsize=8, color=WRONG if wrong else LINE)
         ax.axis("off")
     return shown
+
+
+def _mask(right: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    mask = to_numpy(right)
+    if mask.shape != shape:
+        raise ValueError(f"right must have shape {shape}, got {mask.shape}")
+    if mask.dtype != bool:
+        raise ValueError(f"right must be bool, such as given == true, got {mask.dtype}")
+    return mask

@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from ._base import ALWAYS_RIGHT, LogOdds
-from ._checks import check_methods
+from ._checks import check_methods, check_number
 from ._module import StateModule
 from .accumulator import Bins
 from .histogram import CENTRES, N_BINS, SimilarityHistogram, as_similarities, to_numpy
@@ -57,6 +57,7 @@ class Posterior(StateModule):
 
     def __init__(self, groups: int = 1) -> None:
         super().__init__()
+        check_number("groups", groups, 1, whole=True)
         self.register_buffer("coefficients", torch.empty(groups, 7, dtype=torch.float32))
         for group in range(groups):
             self._write(ALWAYS_RIGHT, group)

@@ -185,7 +185,7 @@ class CoTrainer(SavedPair, SteppingPair):
         if weight_threshold is not None:
             check_number("weight_threshold", weight_threshold, 0, 1)
             if weight_threshold == 1:
-                raise ValueError("weight_threshold must be less than 1, above which no weight is")
+                raise ValueError("weight_threshold must be less than 1, got 1: no weight is above")
         if clip_grad_norm is not None and not (
             isinstance(clip_grad_norm, Real) and clip_grad_norm > 0
         ):
@@ -216,7 +216,7 @@ class CoTrainer(SavedPair, SteppingPair):
 
         self.weigher = SampleWeigher(mixture, signal=signal).to(self.device)
         if weight_threshold is not None:
-            self.weigher.sharpness = 1.0  # the threshold is on the posterior
+            self.weigher.sharpness = 1.0  # the threshold is on posteriors
         self.cross_weighted = CrossWeightedLoss()
         self.epoch = 0
         self.history = []

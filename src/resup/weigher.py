@@ -132,6 +132,7 @@ class SampleWeigher(StateModule):
         self,
         mixture: Any = None,
         networks: int = 2,
+        *,
         negligible_noise: float = 0.02,
         signal: Signal = "similarity",
         sharpness: float = 4.0,
