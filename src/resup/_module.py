@@ -25,7 +25,7 @@ class StateModule(nn.Module):
             buffer = getattr(self, name)
             if buffer.shape[axis] != n_classes:
                 shape = *buffer.shape[:axis], n_classes, *buffer.shape[axis + 1 :]
-                with torch.inference_mode(False):  # a first batch may come in it, a later one not
+                with torch.inference_mode(False):  # unlike a first batch, later ones may not
                     setattr(self, name, buffer.new_zeros(shape))
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:

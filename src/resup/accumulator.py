@@ -104,6 +104,11 @@ class HistogramAccumulator(StateModule):
             NaN is left out, one with -inf counts in the outermost bin.
         weights : Tensor of the same shape, optional
             Not negative; ones by default.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a value is no tensor, or a shape does not fit.
         """
         for name, values in {"log_s": log_s, "log_1ms": log_1ms}.items():
             if not isinstance(values, Tensor):
@@ -143,10 +148,11 @@ CONFIDENCE_EDGES = -np.logaddexp(0, 4.5 - np.arange(1, CONFIDENCE_BINS) / 4)  # 
 class DecoyAccumulator(StateModule):
     """Gathers on the device what `DecoyMixture` needs beside the similarities of an epoch.
 
-    Each call takes one decoy per sample, its similarity to the label `shift` classes further on;
-    the shift goes round from call to call, so that over an epoch decoys are uniform over the other
-    labels and no random number is drawn. Classes without labels, as of a head that is wider than
-    needed, are left out once `draw_from` has told which these are.
+    Each call takes one decoy per sample, its similarity to the label `shift` classes further on.
+    The shift grows by one from call to call and draws no random number: over C - 1 calls decoys are
+    uniform over the other labels. Over fewer, as in an epoch of few batches, they are not, which
+    matters only for noise between particular classes. Classes without labels, as of a head that is
+    wider than needed, are left out once `draw_from` has told which these are.
 
     Parameters
     ----------
@@ -230,6 +236,12 @@ class DecoyAccumulator(StateModule):
             Class scores of each network. A network's scores that hold NaN are left out.
         targets : Tensor of shape (N,)
             Given labels.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If logits or targets are of another kind or shape, or have another number of classes
+            than since the last `reset`.
         """
         check_stacked(logits, targets, len(self.disputes))
         targets = targets.long()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ._module import StateModule
 
-__all__ = ["ClassBalance"]
+__all__ = ["ClassBalance", "given_up"]
 
 PRIOR = 8.0  # samples of average weight that each class begins with
 COMMON = 0.5  # of an average share of the labels: a class of less is rare
@@ -19,7 +19,8 @@ UNKNOWN, PATIENCE = 0.05, 2  # likewise, if it is rare; epochs for which all its
 def given_up(predictions: Tensor, labels: Tensor) -> Tensor:
     """Whether each network hardly ever predicts each class, if that is common among the labels.
 
-    None is, if all these together have at most a fortieth of the labels: a few of many classes.
+    If these classes have at most a fortieth of all labels together, they are a few of many, and
+    none counts as given up.
 
     Parameters
     ----------

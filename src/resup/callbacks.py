@@ -1,4 +1,4 @@
-"""What can be hung on `CoTrainer.fit`, and the loggers that are."""
+"""Callbacks of `CoTrainer.fit`: their base, loggers and a history of probabilities."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ class Callback:
 class JSONLinesLogger(Callback):
     """Append the record of each epoch, and the seconds it took, to a file of JSON lines.
 
-    Where training goes on from an earlier epoch, the lines of later ones are dropped first.
+    Where training goes on from an earlier epoch, the lines of later ones are dropped first; a run
+    that starts at epoch 0 appends to what is there.
 
     Parameters
     ----------

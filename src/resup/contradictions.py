@@ -13,7 +13,7 @@ __all__ = ["contradiction_rate"]
 SUREST, LEAST = 0.1, 10  # share of each class, and samples of it: fewer may all be learnt by heart
 OWN_ERROR = 0.25  # among these, as a share of that of the class
 SUREST_TAIL, SURE_TAIL = 0.25, 0.7  # shares of all samples, where their predictions are not known
-DOUBTED, SHOWN = 0.45, 0.6  # ratios of these two shares of contradictions; own errors lower it
+DOUBTED, SHOWN = 0.45, 0.6  # ratios of these two that show nothing, and all; own errors lower it
 
 
 def contradiction_rate(counts: ArrayLike) -> float:
@@ -33,6 +33,11 @@ def contradiction_rate(counts: ArrayLike) -> float:
     -------
     float
         In [0, 1].
+
+    Raises
+    ------
+    ValueError
+        If `counts` has another shape, or a count is negative or not finite.
 
     Examples
     --------

@@ -23,7 +23,7 @@ DECOY_WEIGHT = 0.2  # of all decoys in the Betas' fit where nothing was seen; sa
 NEAR, SHARPNESS = 0.05, 4  # when two noise rates agree
 LEAST_SHARE = 0.3  # of the contrast in the log-odds, where the rates do not agree
 ENOUGH = 50  # decoys that are the predicted class, for a rate from them
-BELIEVED, TRACES = 2, 0.01  # times the noise that either look shows is found at most, or this
+BELIEVED, TRACES = 2, 0.01  # at most so many times what either fit shows is found, or this
 
 
 class DecoyMixture(SimilarityMixture):
@@ -40,19 +40,20 @@ class DecoyMixture(SimilarityMixture):
     (Eq. 5), and finds :math:`\pi` and :math:`f_1 / f_0` by telling samples from decoys. It is the
     better one where wrong labels look like decoys. Where they do not, because they are plausible
     (people, or one class taken for another) or learnt by heart, it finds too little noise. The
-    *Betas* take a form, and their noise rate from `seen_rate`, what the network's surest
-    predictions show, or from the contrast if that finds more. The log-odds are a mean of both, in
+    *Betas* assume Beta densities; their noise rate is `seen_rate`, what the network's surest
+    predictions show, or the contrast's if that is higher. The log-odds are a mean of both fits, in
     which the contrast weighs the more, and at least 0.3, the nearer its noise rate is to the
-    Betas'. They are shifted to the noise rate of a mean in which it may weigh nothing, but, if a
-    seen rate is given, to no more than twice what decoys or predictions show: hard samples alone
-    are no noise.
+    Betas'. All are then shifted alike to the noise rate of a second mean, in which the contrast may
+    weigh nothing; if a seen rate is given, to no more than twice the higher of that and the
+    contrast's, since hard samples alone are no noise.
 
     Parameters
     ----------
     noise_rate : float, optional
         Share of wrong labels, where it is known: the fit then finds this one, whatever `seen_rate`
-        and `least_rate`. In training it is that of the samples as they are drawn, which a sampler
-        may repeat, and one below `SampleWeigher.negligible_noise` changes no weight.
+        and `least_rate` (unless all similarities are alike, when it finds 0). In training it is
+        that of the samples as they are drawn, which a sampler may repeat, and one below
+        `SampleWeigher.negligible_noise` changes no weight.
     clip : float, default=2**-20
         Similarities are moved into [clip, 1 - clip] first.
     max_iter : int, default=200
@@ -83,7 +84,8 @@ class DecoyMixture(SimilarityMixture):
         more similar than the samples, so that all of these look wrong, or if the data hold fewer
         than two distinct values, so that every posterior is 1; with a `ConvergenceWarning`.
     log_odds_ : LogOdds
-        The posterior in closed form, for :class:`resup.Posterior`.
+        The posterior in closed form, for :class:`resup.Posterior`: a function of similarities with
+        the coefficients `a`, `b`, `c` and the range `low` to `high` as attributes.
     n_features_in_ : int
         Always 1.
 
@@ -283,6 +285,12 @@ def transition(confusion: ArrayLike, smoothing: float = 0.02) -> Array:
     ndarray of shape (C, C)
         Row t: the distribution of the decoy of a sample labelled t; the diagonal is 0.
 
+    Raises
+    ------
+    ValueError
+        If `confusion` has another shape, a count is negative or not finite, or `smoothing` is
+        negative.
+
     Examples
     --------
     >>> from resup.decoy import transition
@@ -313,6 +321,18 @@ def hit_rate(confusion: ArrayLike, decoys: ArrayLike) -> float:
     -------
     float
         1 / (C - 1) for uniform decoys.
+
+    Raises
+    ------
+    ValueError
+        If a shape is wrong, a count is negative or not finite, or a row of `decoys` is no
+        distribution.
+
+    Examples
+    --------
+    >>> from resup.decoy import hit_rate
+    >>> hit_rate([[8, 2], [1, 9]], [[0, 1], [1, 0]])
+    1.0
     """
     counts, rows = _as_counts("confusion", confusion), _as_counts("decoys", decoys)
     if rows.shape != counts.shape:

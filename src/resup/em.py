@@ -114,7 +114,7 @@ def fit_mixture(
 
     if isinstance(start, Mixture):
         mixture = start
-    else:  # with more than two, the share trusted of every sample would hide those in between
+    else:  # with more than two, the share trusted to the last would hide those in between
         mixture = started(self_labels(x, k, trust=0.0) if k > 2 else guess)
         if m_step == "ml" and prior < WEAK_PRIOR:  # values near each other still differ in rank
             values = [x, _ranks(x, w)] if k == 2 else [_ranks(x, w)]

@@ -35,14 +35,14 @@ def q_values(clean_probability: Any, *, caution: float = 1.5, hidden: float = HI
         Probability that each label of a data set is right, such as
         ``CoTrainer.clean_probability`` gives.
     caution : float, default=1.5
-        The odds that a label is right are taken this many times, before all else. Positive.
+        Positive factor by which the odds that a label is right are multiplied first.
     hidden : float, default=0.015
         Share of the right labels that look just like wrong ones, in [0, 1). Where few labels are
         wrong these are many among the suspects, and nothing is listed at a rate below
         :math:`\varphi`: with the default, none at 0.05 unless over 23 % of the labels are wrong,
         at 0.10 over 13 %, at 0.20 over 7 %. Both defaults come from recorded trainings of networks
-        that err often; for those that get less than 15 % of new samples wrong, a tenth of that
-        lists more. 1 and 0 take the probabilities as they are.
+        that err often; for one with an error rate below 15 % on held-out samples, a tenth of that
+        error rate lists more. ``caution=1, hidden=0`` uses the probabilities as they are.
 
     Returns
     -------

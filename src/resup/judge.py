@@ -68,9 +68,9 @@ class JudgingPair(NetworkPair):
         RuntimeError
             If no mixture has been fitted yet.
         ValueError
-            If the loader is empty, or a DataLoader with `drop_last`, or one that shuffles by a
-            sampler of torch's, so that its order would mean nothing (what other samplers do is not
-            noticed), or if a network gives NaN for a sample.
+            If the loader is empty, or a DataLoader that drops its last samples, or one that
+            shuffles by a sampler of torch's, so that its order would mean nothing (what other
+            samplers do is not noticed), or if a network gives NaN for a sample.
         """
         *_, clean_a, clean_b = self._judged(loader)
         return (clean_a + clean_b).float() / 2

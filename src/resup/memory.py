@@ -18,7 +18,7 @@ __all__ = ["NoiseMemory"]
 
 DISPUTED, MOSTLY_DISPUTED = 0.35, 0.5  # of the surest predictions, where networks know too little
 MAJORITY = 0.5
-STILL = 4  # times the noise rate seen now: as much of what was shown before is held
+STILL = 4  # times the noise rate seen now is held at most of what was shown before
 FIRST_SURPLUS = 0.05  # of the rate seen after the first epoch, when a network still errs most
 FIRST_DOUBT = 0.4  # of its share of errors then: no label is less likely right
 
@@ -28,9 +28,9 @@ class NoiseMemory(StateModule):
 
     Wrong labels are no fewer once they are memorised, so two noise rates are remembered. The one
     *seen*: the highest that two epochs in a row have shown among the surest predictions, or that
-    the decoys account for where this is more, up to four times what the next epoch still showed.
-    The one *found*: the highest of three fits in a row; the next fit finds no less, up to twice the
-    one seen.
+    the decoys account for if this is more, but at most four times what the next epoch still showed.
+    The one *found*: the highest that three fits in a row have reached; later fits find no less, up
+    to twice the one seen.
 
     Networks that know little must not choose what to learn from. In a network's first fit, or while
     its rates are forgotten, no label is taken to be less likely right than 0.4 of the share of
@@ -40,8 +40,9 @@ class NoiseMemory(StateModule):
     most 0.35 of the surest tenth of either's predictions, and every weight stays 1 while they
     differ on more than half of it and on less than ever before. Right labels of a class that a
     network does not predict look like decoys. So if it finds most labels right, and has always
-    given up some common class, what decoys show is forgotten after its epoch, and from its second
-    epoch on the rate too; later none is taken in while it gives up a class for two epochs or more.
+    given up some common class, the rate of the decoys is forgotten after each epoch, and from the
+    second epoch on the one seen too. Once every class has been predicted, no rate is taken in while
+    the network gives up a class for two epochs or more.
 
     Parameters
     ----------

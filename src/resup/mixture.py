@@ -77,7 +77,9 @@ class BetaMixture(SimilarityMixture):
         last alone or a posterior nowhere above one half. Every posterior is then 1, with a
         `ConvergenceWarning`.
     log_odds_ : LogOdds or None
-        The posterior in closed form, for :class:`resup.Posterior`; None for over two components.
+        The posterior in closed form, for :class:`resup.Posterior`: a function of similarities with
+        the coefficients `a`, `b`, `c` and the range `low` to `high` as attributes; None for over
+        two components.
     n_features_in_ : int
         Always 1.
 

@@ -50,6 +50,11 @@ def symmetric_transition(n_classes: int, rate: float, include_true: bool = False
     ndarray of shape (C, C)
         Row t: the distribution of the given label of a sample whose true label is t.
 
+    Raises
+    ------
+    ValueError
+        If `n_classes` or `rate` is out of range.
+
     Examples
     --------
     >>> from resup.noise import symmetric_transition
@@ -83,6 +88,12 @@ def asymmetric_transition(n_classes: int, rate: float, partner: Mapping[int, int
     -------
     ndarray of shape (C, C)
         Row t: the distribution of the given label of a sample whose true label is t.
+
+    Raises
+    ------
+    ValueError
+        If `n_classes` or `rate` is out of range, or `partner` maps to or from no class, or a class
+        to itself.
 
     Examples
     --------
@@ -127,6 +138,11 @@ def apply_transition(labels: ArrayLike, transition: ArrayLike, seed: int) -> Lab
     -------
     ndarray of shape (N,)
         Given labels. `labels` is left as it is.
+
+    Raises
+    ------
+    ValueError
+        If a label is no integer in [0, C), or a row of `transition` is no distribution.
 
     Examples
     --------
@@ -181,7 +197,7 @@ def instance_transition(
         C >= 2.
     seed : int
         Seed of the probabilities and of the matrices.
-    spread : float
+    spread : float, default=0.1
         Standard deviation of the normal distribution, >= 0.
 
     Returns
@@ -189,6 +205,11 @@ def instance_transition(
     ndarray of shape (N, C)
         Row i: the distribution of the given label of sample i, for `draw_labels`. Its entry at
         the true class is the probability that the label is right.
+
+    Raises
+    ------
+    ValueError
+        If a number or label is out of range, or the features are not finite or not N.
 
     Examples
     --------
@@ -242,6 +263,11 @@ def draw_labels(distributions: ArrayLike, seed: int) -> Labels:
     ndarray of shape (N,)
         Class indices in [0, C).
 
+    Raises
+    ------
+    ValueError
+        If a row is no distribution.
+
     Examples
     --------
     >>> from resup.noise import draw_labels
@@ -255,15 +281,59 @@ def draw_labels(distributions: ArrayLike, seed: int) -> Labels:
 
 
 def noise_rate(true: ArrayLike, given: ArrayLike) -> float:
-    """Share of labels that are wrong: the realised noise rate."""
+    """Share of labels that are wrong: the realised noise rate.
+
+    Parameters
+    ----------
+    true, given : array-like of shape (N,)
+        Labels as numbers or names.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, N is 0, a label is NaN, or only one of the two holds names.
+
+    Examples
+    --------
+    >>> from resup.noise import noise_rate
+    >>> noise_rate(["cat", "dog", "cat", "cat"], ["cat", "cat", "dog", "cat"])
+    0.5
+    """
     t, g = _check_pair(true, given)
     return float((t != g).mean())
 
 
 def noise_matrix(true: ArrayLike, given: ArrayLike, n_classes: int) -> Matrix:
-    """Realised transition matrix: row t holds the shares of the given labels of true class t.
+    """Realised transition matrix.
 
-    A class without samples has a row of zeros.
+    Parameters
+    ----------
+    true, given : array-like of shape (N,)
+        Class indices in [0, C).
+    n_classes : int
+        C >= 1.
+
+    Returns
+    -------
+    ndarray of shape (C, C)
+        Row t: the shares of the given labels of true class t; zeros for a class without samples.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, N is 0, or a label is no integer in [0, C).
+
+    Examples
+    --------
+    >>> from resup.noise import noise_matrix
+    >>> noise_matrix([0, 0, 1, 1], [0, 1, 1, 1], n_classes=2)
+    array([[0.5, 0.5],
+           [0. , 1. ]])
     """
     check_number("n_classes", n_classes, 1, whole=True)
     t, g = _check_pair(true, given)

@@ -44,6 +44,11 @@ def plot_mixture(
     Returns
     -------
     Axes
+
+    Raises
+    ------
+    ValueError
+        If there is no sample, or `bins` is no integer of at least 1.
     """
     check_number("bins", bins, 1, whole=True)
     ax = plt.gca() if ax is None else ax
@@ -104,6 +109,12 @@ def plot_weights(
     Returns
     -------
     Axes
+
+    Raises
+    ------
+    ValueError
+        If there is no weight or one outside [0, 1], `right` is not of bool or of another shape, or
+        `bins` is no integer of at least 1.
     """
     check_number("bins", bins, 1, whole=True)
     ax = plt.gca() if ax is None else ax
@@ -144,6 +155,11 @@ def plot_history(
     Returns
     -------
     Axes
+
+    Raises
+    ------
+    ValueError
+        If there is no record, or none has `key`.
     """
     ax = plt.gca() if ax is None else ax
     if not isinstance(histories, Mapping) or not any(histories.values()):
@@ -246,6 +262,11 @@ def plot_suspects(
     Returns
     -------
     ndarray of Axes
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit together, or `count` is less than 1.
     """
     pictures, given, w = to_numpy(images), to_numpy(labels), as_column(weights, "weights")
     truth = None if true is None else to_numpy(true)

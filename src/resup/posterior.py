@@ -79,6 +79,11 @@ class Posterior(StateModule):
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError
+            If `mixture` is not fitted, or has three components or more.
         """
         odds = mixture if isinstance(mixture, LogOdds) else getattr(mixture, "log_odds_", None)
         if odds is None:
@@ -277,6 +282,11 @@ class AnyMixture:
             As the estimator gives it, the columns ascending in mean similarity: the **last** one is
             the probability that a label is right. It may fall where the similarity grows, unlike
             that of :class:`resup.BetaMixture`; a Gaussian of larger variance wins at both ends.
+
+        Raises
+        ------
+        NotFittedError, ValueError
+            If it is not fitted, a similarity is wrong, or the estimator gives no probabilities.
         """
         if not hasattr(self, "estimator_"):
             raise NotFittedError("call fit before predict_proba")

@@ -48,8 +48,8 @@ class SavedPair(JudgingPair):
         As in torch, tensors are those that training goes on to change: deep-copy it to keep it.
 
         The state of network A is ``model_a``, that of B ``model_b``. Callbacks that have a
-        `state_dict` are in it. The random states of now are not, only, in the middle of an epoch,
-        those of its start; the checkpoints of `fit` hold them beside it.
+        `state_dict` are in it. The current random states are not: in the middle of an epoch those
+        of its start are, and the checkpoints of `fit` store the current ones beside it.
         Gradients are not in it either, so with `accumulate` take it after an optimizer step.
         """
         return {
@@ -70,7 +70,8 @@ class SavedPair(JudgingPair):
         ------
         ValueError
             If `state` is not of this format version, or does not fit the models, the optimizers,
-            the schedulers, the scaler or the mixture. What was loaded before that one then stays.
+            the schedulers, the scaler or the kind of mixture, which keeps this trainer's parameters
+            and is fitted again. Parts loaded before the one that does not fit keep their new state.
         """
         version = state.get("format_version")
         if version != FORMAT_VERSION:

@@ -44,15 +44,16 @@ class CoTrainer(SavedPair, SteppingPair):
 
     The models, optimizer and scheduler stay the caller's: they may be compiled, wrapped in
     DistributedDataParallel, or in any memory format, and are called, never copied or moved. Parts
-    that are in eval mode, such as a frozen backbone, stay in it, also where the whole model was put
-    in eval mode between two epochs; a whole model does only if it is frozen.
+    that are in eval mode, such as a frozen backbone, stay in it, even if the whole model was put in
+    eval mode between two epochs. A model in eval mode as a whole is put back in train mode, unless
+    all its parameters are frozen.
 
     Parameters
     ----------
     models : pair of nn.Module
-        Network A and network B, on one device, initialised apart: equal ones would stay equal. Each
-        maps inputs to logits (N, C), or returns an object or mapping with ``logits``. A mapping as
-        input is passed as keyword arguments, a tuple or list as positional ones.
+        Network A and network B, on one device, initialised differently: equal ones would stay
+        equal. Each maps inputs to logits (N, C), or returns an object or mapping with ``logits``. A
+        mapping as input is passed as keyword arguments, a tuple or list as positional ones.
     optimizer : Optimizer or pair of Optimizer
         Owns exactly the parameters of both models (frozen ones may be left out).
     scheduler : learning-rate scheduler or sequence of them, optional
@@ -79,7 +80,8 @@ class CoTrainer(SavedPair, SteppingPair):
     exchange : {"swap", "own", "mean"}, default="swap"
         Whether each network is weighed by the other's posterior, its own, or the mean of both.
     weight_threshold : float, optional
-        Use weights of 1 above this posterior and 0 below, instead of the posterior; less than 1.
+        Use weights of 1 where the weight (with a `sharpness` of 1) is above this, else of 0.
+        Less than 1.
     refit_every : int, default=1
         Epochs from one fit of the mixtures to the next.
     scheduler_interval : {"epoch", "step"}, default="epoch"
@@ -109,8 +111,9 @@ class CoTrainer(SavedPair, SteppingPair):
     history : list of dict
         One record an epoch, of plain numbers: ``epoch``, ``loss``, ``cross_entropy``,
         ``consistency``, ``weight_a``, ``weight_b`` (mean weight that each network gives, before
-        `weight_threshold`), ``noise_rate_a``, ``noise_rate_b`` (of the mixtures fitted after the
-        epoch), ``lr``, and with a `val_loader` ``val_accuracy_a``, ``val_accuracy_b``.
+        `weight_threshold`), ``noise_rate_a``, ``noise_rate_b`` (of the mixtures in use after the
+        epoch), ``lr`` (of the first parameter group, at the start of the epoch), and with a
+        `val_loader` ``val_accuracy_a``, ``val_accuracy_b``.
         ``consistency`` is there after `warmup_epochs`, unless its weight is 0, the noise rates once
         there are mixtures.
     should_stop : bool
@@ -248,10 +251,10 @@ class CoTrainer(SavedPair, SteppingPair):
             Its accuracy joins the history, and a ``ReduceLROnPlateau`` of mode "max" sees it; it
             changes nothing else.
         checkpoint : path, optional
-            Written after every epoch, whole or not at all. On SIGTERM it is written at once, in
-            the middle of the epoch, and the process exits. (With several processes, or where a
-            batch cannot be had any more that accumulation or validation waits for, the checkpoint
-            of the last epoch stands.)
+            Written after every epoch, whole or not at all. On SIGTERM it is written at once, in the
+            middle of the epoch, and the process exits. (The checkpoint of the last epoch is kept
+            instead with several processes, or if a worker of the loader has ended before
+            accumulation or validation got the batches it needs.)
         resume : path, optional
             Go on from this checkpoint, exactly: random states too are taken from it. It may be
             missing only if it is the `checkpoint` path itself, so that one command both starts and
@@ -266,9 +269,10 @@ class CoTrainer(SavedPair, SteppingPair):
         Raises
         ------
         ValueError
-            If a loader gives no sample, or other than in the other processes or in the part of the
-            epoch that is done, if the processes are not given the same or would go on from
-            different epochs, or if the file to resume from is damaged or does not fit.
+            If a loader gives no sample, or another number of batches than in the other processes or
+            in the epoch that was interrupted; if only some processes are given a `val_loader` or
+            `checkpoint`, or they would resume from different epochs; or if the file to resume from
+            is damaged or does not fit.
         FileNotFoundError
             If there is nothing to resume from.
         FloatingPointError

@@ -27,7 +27,7 @@ from .similarity import Signal, check_signal, log_signal
 __all__ = ["SampleWeigher"]
 
 UNSEEN = 0.3  # of the noise rate, added in training where the decoys account for none of it
-MOST = 1.5  # times the noise rate: of a batch's weight, as much may be missing under `balanced`
+MOST = 1.5  # under `balanced` a batch may lose this many times the noise rate of its weight
 
 
 def _fit_again(weigher: SampleWeigher, _: Any) -> None:
@@ -46,18 +46,9 @@ class SampleWeigher(StateModule):
     Parameters
     ----------
     mixture : estimator, default=DecoyMixture()
-        `DecoyMixture`, `BetaMixture` or any object with `fit` and `predict_proba`, such as
-        ``sklearn.mixture.GaussianMixture(2)``: see :class:`resup.posterior.AnyMixture`. Cloned and
-        fitted for each network. For a `DecoyMixture` the step gathers decoys and how often the
-        surest predictions contradict their labels, noise rates are remembered from epoch to epoch
-        (:class:`resup.memory.NoiseMemory`), weights are those of aligned predictions
-        (:class:`resup.alignment.ClassAlignment`; not for a `signal` of one's own) and sharpened
-        (`sharpness`). To hold a rate, all odds are shifted alike. While a network finds that most
-        labels are wrong, when nothing is aligned, or for two epochs hardly ever predicts a class
-        that is common among them, its weights are scaled so that the labels of each class weigh the
-        same on average, and while it does not know a rare class, that class's labels keep weight
-        (:class:`resup.balance.ClassBalance`); a CUDA graph is captured after a first step, and anew
-        when a `refit` has changed `balanced`.
+        `DecoyMixture`, for which more is done (see Notes), `BetaMixture` or any object with `fit`
+        and `predict_proba`, such as ``sklearn.mixture.GaussianMixture(2)``: see
+        :class:`resup.posterior.AnyMixture`. Cloned and fitted for each network.
     networks : int, default=2
         How many networks are weighed.
     negligible_noise : float, default=0.02
@@ -73,11 +64,11 @@ class SampleWeigher(StateModule):
         Training multiplies the log-odds of a `DecoyMixture` by 1 + (sharpness - 1) * `agreement_`:
         a wrong label of weight 0.2 still teaches, and pulls harder than a right one, so weights go
         to 0 and 1 as far as the decoys account for the noise, where the posterior is most exact.
-        Where they do not, wrong labels are plausible, and more of them than the surest predictions
-        show: the odds are then shifted to a noise rate up to 1.3 times as high, but not above one
-        half, unless it is known. Not after a network's first fit, nor while its rates are forgotten
-        or it gives up a class. With 1 every weight is the posterior (Eq. 5) at the aligned
-        prediction. `judge` is not affected.
+        Where they do not, wrong labels look plausible, and there are more of them than the surest
+        predictions show: the odds are then shifted to a noise rate up to 1.3 times as high, but not
+        above one half, unless it is known. Not after a network's first fit, nor while its rates are
+        forgotten or it gives up a class. With 1 every weight is the posterior (Eq. 5) at the
+        aligned prediction. `judge` is not affected.
     n_classes : int, optional
         How many classes the logits have, for those who need to know the shapes of all buffers
         before the first batch, which otherwise tells: ``torch.optim.swa_utils.AveragedModel`` and
@@ -95,7 +86,8 @@ class SampleWeigher(StateModule):
         ``SimilarityHistogram(weigher.fitted_counts[0])``.
     balanced : bool
         Whether a network finds most labels wrong, gives up a class or does not know a rare one, so
-        that classes are kept their share.
+        that classes are kept their share. If you capture the step in a CUDA graph, do so after a
+        first step, and again whenever a `refit` changes this.
 
     Warns
     -----
@@ -105,11 +97,27 @@ class SampleWeigher(StateModule):
     Raises
     ------
     TypeError
-        If `mixture` is no estimator with `fit` and `predict_proba`.
+        If `mixture` is no estimator with `fit` and `predict_proba`; in a step, if logits or targets
+        are not tensors of the right kind, or `signal` returns no Tensor.
     ValueError
-        If `signal` is unknown or, in a step, gives another shape than (N,); or, in `refit`, if it
-        was NaN for all samples of one network only, or the mixture gives probabilities that are not
-        finite.
+        If `signal` is unknown or a number is out of range; in a step, if a shape or a target is
+        wrong, that of `signal` too; in `refit`, if the signal was NaN for all samples of one
+        network only, or the mixture gives probabilities that are not finite.
+
+    Notes
+    -----
+    For a `DecoyMixture`:
+
+    - a step gathers decoys and how often the surest predictions contradict their labels
+      (:class:`resup.DecoyAccumulator`);
+    - noise rates are remembered from epoch to epoch (:class:`resup.memory.NoiseMemory`); a rate is
+      held by adding one constant to all log-odds;
+    - weights are those of aligned predictions (:class:`resup.alignment.ClassAlignment`), but for a
+      `signal` of one's own and where most labels are found wrong, and are sharpened (`sharpness`);
+    - weights leave classes their share (:class:`resup.balance.ClassBalance`): the labels of each
+      class weigh the same on average while a network finds most labels wrong, or has hardly ever
+      predicted a common class for two epochs; and the labels of a rare class keep weight while a
+      network does not know it.
 
     Examples
     --------
@@ -177,6 +185,8 @@ class SampleWeigher(StateModule):
     @torch.no_grad()
     def forward(self, logits: Tensor, targets: Tensor, record: bool = True) -> Tensor:
         """Weights of a batch to train on; remembers its similarities for the next `refit`.
+
+        Eval mode changes nothing: to leave a batch out, use ``record=False`` or `judge`.
 
         Parameters
         ----------
