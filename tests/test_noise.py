@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -174,6 +175,7 @@ def of_objects(*labels):
         (lambda: noise_rate(of_objects("0", "1"), [0, 1]), "must both be numbers .* got object"),
         (lambda: noise_rate([0, np.nan], [0, 1]), "must not contain NaN"),
         (lambda: noise_rate(["a"], of_objects(np.nan)), "must not contain NaN"),
+        (lambda: noise_rate(["a", "b"], of_objects("a", pd.NA)), "must not contain NaN"),
         (lambda: noise_matrix([0, 1], [0], 2), "must share a shape"),
         (lambda: noise_matrix([0, 1], [0, 2], 2), r"given must lie in \[0, 2\)"),
         (lambda: draw_labels([0.5, 0.5], 0), r"distributions must have two dimensions.*\(2,\)"),

@@ -1,6 +1,7 @@
 import copy
 import csv
 import json
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -309,6 +310,21 @@ def test_epochs_that_come_again_are_recorded_once():
     trainer.fit(loader, 3)
     assert history.epochs == [1, 2, 3]
     assert len(history.probability) == 3
+
+
+def test_an_epoch_whose_record_was_interrupted_is_recorded_later(monkeypatch):
+    x = torch.randn(100, 4)
+    loader = DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), 30)
+    history = ProbabilityHistory(loader)
+    trainer = short_run([history], x)
+    monkeypatch.setattr(trainer, "clean_probability", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(loader, 3)
+    monkeypatch.undo()
+    missing = trainer.clean_probability(loader)
+    trainer.fit(loader, 4)
+    assert history.epochs == [1, 2, 3, 4]
+    np.testing.assert_array_equal(history.probability[2], missing)
 
 
 def test_recording_probabilities_leaves_training_alone():

@@ -394,6 +394,10 @@ def test_an_estimator_that_calls_itself_degenerate_weighs_nothing():
     with pytest.warns(UserWarning, match="the mixture of network . is degenerate; it weighs"):
         logits, targets = show(weigher, memorised=0)
     assert (weigher(logits, targets) == 1).all()
+    weigher(logits, targets)
+    with pytest.raises(UserWarning, match="of network 0 is degenerate"):  # here an error
+        weigher.refit()
+    assert len(weigher.noise_rates_) == len(weigher.mixtures_) == 2
 
 
 def test_a_network_that_shows_nothing_is_named():

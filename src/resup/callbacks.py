@@ -157,10 +157,12 @@ class ProbabilityHistory(Callback):
         self._rows = [row.cpu().numpy() for row in state["rows"]]
 
     def on_fit_start(self, trainer: Any) -> None:
-        """Check the order of the loader, and drop the epochs that come again."""
+        """Check the loader, drop epochs that come again, record a last one that is missing."""
         check_order(self.loader)
         kept = sum(epoch <= trainer.epoch for epoch in self.epochs)
         del self.epochs[kept:], self._rows[kept:]
+        if self.epochs and self.epochs[-1] < trainer.epoch:  # an interrupt came before it
+            self.on_epoch_end(trainer, trainer.history[-1])
 
     def on_epoch_end(self, trainer: Any, record: Mapping[str, Any]) -> None:
         """Judge the labels, once there is a mixture."""

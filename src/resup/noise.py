@@ -374,11 +374,18 @@ def _check_pair(true: ArrayLike, given: ArrayLike) -> tuple[NDArray[Any], NDArra
         raise ValueError(
             f"true and given must share a shape (N,), N >= 1, got {t.shape}, {g.shape}"
         )
-    if any(y.dtype.kind in "fO" and (y != y).any() for y in (t, g)):
+    if any(map(_has_missing, (t, g))):
         raise ValueError("true and given must not contain NaN")
     if _are_names(t) != _are_names(g):
         raise ValueError(f"true and given must both be numbers or names, got {t.dtype}, {g.dtype}")
     return t, g
+
+
+def _has_missing(labels: NDArray[Any]) -> bool:
+    try:
+        return bool(labels.dtype.kind in "fO" and (labels != labels).any())
+    except TypeError:  # pandas.NA is neither equal nor not
+        return True
 
 
 def _are_names(labels: NDArray[Any]) -> bool:

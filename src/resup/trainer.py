@@ -53,7 +53,8 @@ class CoTrainer(SavedPair, SteppingPair):
     models : pair of nn.Module
         Network A and network B, on one device, initialised differently: equal ones would stay
         equal. Each maps inputs to logits (N, C), or returns an object or mapping with ``logits``. A
-        mapping as input is passed as keyword arguments, a tuple or list as positional ones.
+        mapping as input is passed as keyword arguments, a tuple or list as positional ones. Both
+        networks are given the same input, so they must not change it.
     optimizer : Optimizer or pair of Optimizer
         Owns exactly the parameters of both models (frozen ones may be left out).
     scheduler : learning-rate scheduler or sequence of them, optional

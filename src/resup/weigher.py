@@ -284,6 +284,7 @@ class SampleWeigher(StateModule):
         posteriors = [mixture.predict_proba(CENTRES)[:, -1] for mixture in mixtures]
         # an estimator of one's own may have raised; from here on nothing does
         self.mixtures_, self.noise_rates_, self.balanced = mixtures, [], False
+        degenerate = []
         for network, mixture in enumerate(mixtures):
             histogram, clean = histograms[network], posteriors[network]
             if self.decoys is None:
@@ -294,13 +295,15 @@ class SampleWeigher(StateModule):
             self.posterior.load(mixture, network)
             if mixture.degenerate_ and (self.decoys is None or clean.min() == 1):
                 self.weight.reset(network)
-                warnings.warn(
-                    f"the mixture of network {network} is degenerate; it weighs every sample 1 "
-                    "until the next fit",
-                    stacklevel=3,
-                )
+                degenerate.append(network)
             else:
                 self._load_weights(network, mixture, histogram, again)
+        for network in degenerate:
+            warnings.warn(
+                f"the mixture of network {network} is degenerate; it weighs every sample 1 "
+                "until the next fit",
+                stacklevel=3,
+            )
 
     def _load_weights(
         self, network: int, mixture: Any, histogram: SimilarityHistogram, again: bool
