@@ -117,6 +117,9 @@ class CoTrainer(SavedPair, SteppingPair):
         `val_loader` ``val_accuracy_a``, ``val_accuracy_b``.
         ``consistency`` is there after `warmup_epochs`, unless its weight is 0, the noise rates once
         there are mixtures.
+    cross_weighted : callable
+        Maps logits of A and B, targets, and weights given by A and by B to a scalar;
+        `CrossWeightedLoss()` unless it is set to another, as for label smoothing.
     should_stop : bool
         Set to True, in every process, it ends `fit` after the epoch; the next `fit` goes on.
     weigher : SampleWeigher
