@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from tqdm.auto import tqdm
 from typing_extensions import Self
 
-from . import loaders
+from . import loaders, stepping
 from ._checks import check_choice, check_methods, check_number
 from ._validation import check_optimizers, check_pair, check_schedulers
 from .callbacks import Callback
@@ -27,13 +27,12 @@ from .losses import ConsistencyLoss, CrossWeightedLoss
 from .progress import EpochProgress
 from .saved import SavedPair
 from .similarity import Signal, full_precision
-from .stepping import SteppingPair
 from .weigher import SampleWeigher
 
 __all__ = ["CoTrainer"]
 
 
-class CoTrainer(SavedPair, SteppingPair):
+class CoTrainer(SavedPair):
     r"""Train a pair of networks that weigh each other's samples (Eq. 6).
 
     .. math:: L = L_{\mathrm{cross\text{-}weighted}} + \lambda \, L_{\mathrm{consistency}}
@@ -292,7 +291,7 @@ class CoTrainer(SavedPair, SteppingPair):
             and resume is not None
             and Path(checkpoint).resolve() == Path(resume).resolve()
         )
-        self._check_plateaus(val_loader)
+        stepping.check_plateaus(self.schedulers, val_loader)
         if resume is not None and (not restarts or Path(resume).exists()):
             self._resume(resume, train_loader)
         if checkpoint is not None and self.is_main_process:
@@ -339,7 +338,7 @@ class CoTrainer(SavedPair, SteppingPair):
             if val_loader is not None:
                 accuracies = self.evaluate(val_loader)
                 record |= {f"val_{key}": value for key, value in accuracies.items()}
-            self._step_plateaus(record)
+            stepping.step_plateaus(self.schedulers, record)
             self._unfinished = False
             for callback in self.callbacks:
                 callback.on_epoch_end(self, record)
@@ -356,7 +355,7 @@ class CoTrainer(SavedPair, SteppingPair):
         """
         self._train_mode()
         loaders.set_epoch(loader, self.epoch)
-        self._zero_grad()
+        stepping.zero_grad(self.optimizers)
         done, resumed = self._done, self._done.steps
         try:
             if not self._train_batches(loader):
@@ -368,7 +367,7 @@ class CoTrainer(SavedPair, SteppingPair):
                 self.weigher.reset()
             raise
         if self.scheduler_interval == "epoch":
-            self._step_schedulers()
+            stepping.step_schedulers(self.schedulers)
         self._done = EpochProgress().to(self.device)
         rates = dict(zip(("noise_rate_a", "noise_rate_b"), self.weigher.noise_rates_, strict=False))
         return {**done.means(), **rates, "lr": done.lr}
@@ -458,6 +457,17 @@ class CoTrainer(SavedPair, SteppingPair):
         values |= {"loss": loss, "weight_a": weight_a, "weight_b": weight_b}
         return {key: value.detach() for key, value in values.items()}
 
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss`, scaled where there is a scaler."""
+        (self.scaler.scale(loss) if self.scaler else loss).backward()
+
+    def optimizer_step(self) -> None:
+        """Clip the gradients, step the optimizers and, by the step, the schedulers."""
+        stepping.step(self.models, self.optimizers, self.scaler, self.clip_grad_norm)
+        stepping.zero_grad(self.optimizers)
+        if self.scheduler_interval == "step":
+            stepping.step_schedulers(self.schedulers)
+
     def weights(self, posteriors: Tensor) -> tuple[Tensor, Tensor]:
         """Weights that A and B give, of the posteriors (2, N); the loss crosses them over."""
         if self.exchange == "own":
@@ -492,6 +502,13 @@ class CoTrainer(SavedPair, SteppingPair):
                     "iterates it a second time"
                 )
         self.weigher.refit()
+
+    def _check_loss(self) -> None:
+        stepping.check_loss(self._done.first_bad, self.epoch + 1)
+
+    def _check_finite(self) -> None:
+        self._check_loss()
+        stepping.check_parameters(self.models, self.epoch + 1)
 
     def _stop_soon(self) -> None:
         self._stop = True
