@@ -109,7 +109,7 @@ class SampleWeigher(StateModule):
     For a `DecoyMixture`:
 
     - a step gathers decoys and how often the surest predictions contradict their labels
-      (:class:`resup.DecoyAccumulator`);
+      (:class:`resup.accumulator.DecoyAccumulator`);
     - noise rates are remembered from epoch to epoch (:class:`resup.memory.NoiseMemory`); a rate is
       held by adding one constant to all log-odds;
     - weights are those of aligned predictions (:class:`resup.alignment.ClassAlignment`), but for a
