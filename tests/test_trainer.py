@@ -107,7 +107,8 @@ def test_history_and_epochs_as_a_total():
     val = DataLoader(data(50), 20)
     t.fit(loader, 3, val)
     assert (t.epoch, len(t.history)) == (3, 3)
-    t.fit(loader, 3)
+    with pytest.warns(UserWarning, match="epochs counts all epochs, got 3 with 3 done: nothing is"):
+        t.fit(loader, 3)
     assert t.epoch == 3
     t.fit(loader, 4)
     assert [r["epoch"] for r in t.history] == [1, 2, 3, 4]

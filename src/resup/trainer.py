@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from numbers import Real
@@ -249,7 +250,8 @@ class CoTrainer(SavedPair):
         train_loader : iterable of batches
             ``(inputs, targets)``, or what `unpack` takes. It is iterated once an epoch.
         epochs : int
-            The total: a second call, or one after `load_state_dict`, goes on to it.
+            The total: a second call, or one after `load_state_dict`, goes on to it. Where so many
+            are done already, nothing is trained, which warns unless `resume` is given.
         val_loader : iterable of batches, optional
             Its accuracy joins the history, and a ``ReduceLROnPlateau`` of mode "max" sees it; it
             changes nothing else.
@@ -294,6 +296,12 @@ class CoTrainer(SavedPair):
         stepping.check_plateaus(self.schedulers, val_loader)
         if resume is not None and (not restarts or Path(resume).exists()):
             self._resume(resume, train_loader)
+        elif resume is None and 0 < epochs <= self.epoch and not self._unfinished:
+            warnings.warn(
+                f"epochs counts all epochs, got {epochs} with {self.epoch} done: nothing is "
+                "trained",
+                stacklevel=2,
+            )
         if checkpoint is not None and self.is_main_process:
             check_path(checkpoint)
         self._stop = self.should_stop = False
