@@ -238,15 +238,21 @@ def alone(
 ) -> dict[str, float]:
     """Median wall seconds of each; they take turns of five runs, the first not counted.
 
-    On a GPU a run is 20 in a row, else the time to start one would be taken for its own.
+    On a GPU a short run is 20 in a row, else the time to start one would be taken for its own.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    times = 1 if device.type == "cpu" else 20
     for _ in range(turns):
         for name, run in runs.items():
-            many = [clock(lambda run=run: [run() for _ in range(times)], device) for _ in range(5)]
+            once, _ = clock(run, device)
+            times = 1 if device.type == "cpu" or once > 0.01 else 20
+            many = [clock(partial(repeat, run, times), device) for _ in range(5)]
             seconds[name] += [wall / times for wall, _ in many[1:]]
     return {name: median(values) for name, values in seconds.items()}
+
+
+def repeat(run: Callable[[], object], times: int) -> None:
+    for _ in range(times):
+        run()
 
 
 # ---------------------------------------------------------------------------- the loss alone
@@ -353,9 +359,9 @@ def main() -> None:
     for network in args.networks:
         epochs.append(compare_epochs(network, args))
         show(epochs[-1])
-    if args.out:
-        result = {**origin, "loss_milliseconds": loss, "epochs": epochs}
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        if args.out:
+            result = {**origin, "loss_milliseconds": loss, "epochs": epochs}
+            args.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
