@@ -128,7 +128,9 @@ def start(
         *["--compile"] * args.compile,
     ]  # fmt: skip
     with (out / "log.txt").open("w") as log:
-        environment = {"OMP_NUM_THREADS": "1", **os.environ}  # runs side by side share the cores
+        share = max(1, (os.cpu_count() or 1) // args.jobs)  # runs side by side share the cores
+        threads = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": str(share)}
+        environment = threads | os.environ
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
     running.add(process)
     code = process.wait()
