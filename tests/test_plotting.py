@@ -1,5 +1,6 @@
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 
 from resup import BetaMixture, SimilarityHistogram
@@ -151,6 +152,10 @@ def test_bad_input(rng):
             "key must be one of epoch, loss",
         ),
         (lambda: plot_history([{"epoch": 1}]), "histories must map names to histories"),
+        (
+            lambda: plot_history({"a": pd.DataFrame({"epoch": [1]})}),
+            "histories must map names to histories with records, got {'a': 'DataFrame'}",
+        ),
         (lambda: plot_history({}), "histories must map names to histories with records, got {}"),
         (
             lambda: plot_suspects(images[:, None], labels, w),

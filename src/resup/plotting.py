@@ -162,10 +162,14 @@ def plot_history(
         If there is no record, or none has `key`.
     """
     ax = plt.gca() if ax is None else ax
-    if not isinstance(histories, Mapping) or not any(histories.values()):
-        given = type(histories).__name__ if histories else histories
+    given: Any = type(histories).__name__
+    records: list[Mapping[str, float]] = []
+    if isinstance(histories, Mapping):
+        given = {name: type(history).__name__ for name, history in histories.items()}
+        records = [record for history in histories.values() for record in history]
+    if not records or not all(isinstance(record, Mapping) for record in records):
         raise ValueError(f"histories must map names to histories with records, got {given}")
-    found = {found for history in histories.values() for record in history for found in record}
+    found = {found for record in records for found in record}
     if key not in found:
         raise ValueError(f"key must be one of {', '.join(sorted(found))}, got {key!r}")
     for name, history in histories.items():
