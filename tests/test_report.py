@@ -327,6 +327,21 @@ def test_an_epoch_whose_record_was_interrupted_is_recorded_later(monkeypatch):
     np.testing.assert_array_equal(history.probability[2], missing)
 
 
+def test_an_epoch_whose_validation_failed_is_recorded_once():
+    class Lost:
+        def __iter__(self):
+            raise OSError("lost")
+
+    x = torch.randn(100, 4)
+    loader = DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), 30)
+    history = ProbabilityHistory(loader)
+    trainer = short_run([history], x)
+    with pytest.raises(OSError, match="lost"):
+        trainer.fit(loader, 3, Lost())
+    trainer.fit(loader, 4, loader)
+    assert history.epochs == [1, 2, 3, 4]
+
+
 def test_recording_probabilities_leaves_training_alone():
     def weights(record):
         torch.manual_seed(3)
