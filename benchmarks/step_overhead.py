@@ -245,8 +245,8 @@ def alone(
         for name, run in runs.items():
             once, _ = clock(run, device)
             times = 1 if device.type == "cpu" or once > 0.01 else 20
-            many = [clock(partial(repeat, run, times), device) for _ in range(5)]
-            seconds[name] += [wall / times for wall, _ in many[1:]]
+            many = [clock(partial(repeat, run, times), device) for _ in range(4)]
+            seconds[name] += [wall / times for wall, _ in many]
     return {name: median(values) for name, values in seconds.items()}
 
 

@@ -10,7 +10,6 @@ the epochs, with at most a fifth of them right stated, how many there are and wh
 Runs on the CPU.
 """
 
-import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -22,7 +21,7 @@ from small_trainings import arguments, span, trainer_of, write_table
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from resup import noise
+from resup import noise, q_values
 from resup.callbacks import ProbabilityHistory
 
 TABLES = {  # samples, share of the positive class of two; or of three balanced classes
@@ -80,11 +79,8 @@ def run(n: int, positive: float | None, rate: float, seed: int) -> dict:
                 "recall": float(recall_score(truth, predicted)),
                 "precision": float(average_precision_score(truth, probability[:, 1])),
             }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # an empty list
-        listed = trainer.report(ordered, history.probability.mean(0)).suspects(STATED)
-    right = (given.numpy() == y[:n])[listed]
-    record["listed"] = {"labels": len(listed), "right": float(right.mean()) if len(listed) else 0.0}
+    right = (given.numpy() == y[:n])[q_values(history.probability.mean(0)) <= STATED]
+    record["listed"] = {"labels": len(right), "right": float(right.mean()) if len(right) else 0.0}
     return record
 
 
