@@ -65,8 +65,8 @@ def test_a_wait_and_a_tensor_of_the_cpu_are_noticed(far):
 
 def test_a_run_goes_on_from_its_checkpoint(far, tmp_path):
     samples, path = labels_partly_wrong(), tmp_path / "run.pt"
-    fitted("meta", samples, 2, checkpoint=path)
-    resumed, whole = fitted("meta", samples, checkpoint=path), fitted("meta", samples)
+    fitted("meta", samples, 1, checkpoint=path)
+    resumed, whole = fitted("meta", samples, 2, checkpoint=path), fitted("meta", samples, 2)
     assert resumed.history == whole.history
     assert_same(resumed.models, whole.models)
 
