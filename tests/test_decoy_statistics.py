@@ -18,9 +18,8 @@ from resup import (
     SimilarityHistogram,
     cosine_label_similarity,
 )
-from resup._base import LogOdds
 from resup.contradictions import OWN_ERROR, contradiction_rate, tail_rate
-from resup.decoy import DECOY_WEIGHT, held_to_rate, hit_rate, transition
+from resup.decoy import DECOY_WEIGHT, hit_rate, transition
 from resup.decoy_fits import (
     CONTRAST_RATE_WEIGHT,
     FLOOR,
@@ -31,6 +30,7 @@ from resup.decoy_fits import (
     betas,
     contrast,
 )
+from resup.odds import LogOdds
 
 
 def values(x):
@@ -242,7 +242,7 @@ def test_decoys_that_explain_enough_are_kept():
 def test_odds_shifted_to_a_rate(values, slopes, c, rate):
     histogram = SimilarityHistogram().update(values)
     odds = LogOdds(*slopes, c)
-    shifted = held_to_rate(odds, histogram.centres, histogram.counts, rate)
+    shifted = odds.held_to(rate, histogram.centres, histogram.counts)
     wrong = expit(-shifted(histogram.centres))
     assert histogram.counts @ wrong / histogram.total == pytest.approx(rate, abs=1e-6)
     assert (shifted.a, shifted.b) == slopes

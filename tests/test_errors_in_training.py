@@ -132,6 +132,32 @@ def test_a_callback_that_fails_does_not_lose_the_epoch(tmp_path):
     assert load_checkpoint(path)["epoch"] == t.epoch == 1
 
 
+@pytest.mark.parametrize("resumes", [False, True])
+def test_every_callback_hears_of_an_epoch_in_which_one_failed(resumes, tmp_path):
+    heard = []
+
+    class Hears(Callback):
+        def __init__(self, name):
+            self.name = name
+
+        def on_epoch_end(self, trainer, record):
+            heard.append(f"{self.name}{record['epoch']}")
+            if heard == ["a1", "b1", "c1", "a2", "b2"]:
+                raise OSError("disk full")
+
+    def fresh():
+        return trainer(callbacks=[Hears(name) for name in "abc"])
+
+    t, path = fresh(), tmp_path / "c.pt"
+    with pytest.raises(OSError, match="disk full"):
+        t.fit(DataLoader(data(), 40), 3, checkpoint=path)
+    if resumes:
+        t = fresh()
+    t.fit(DataLoader(data(), 40), 3, resume=path if resumes else None)
+    assert heard[5:] == ["b2", "c2", "a3", "b3", "c3"]
+    assert t.epoch == 3
+
+
 def test_a_callback_may_stop_training_after_an_epoch():
     class Enough(Callback):
         def on_epoch_end(self, trainer, record):

@@ -9,39 +9,11 @@ import resup
 
 SOURCE = Path(resup.__file__).parent
 ORDER = [
-    "_checks",
-    "_module",
-    "_validation",
-    "loaders",
-    "similarity",
-    "distributed",
-    "histogram",
-    "accumulator",
-    "em",
-    "_base",
-    "mixture",
-    "decoy_fits",
-    "contradictions",
-    "decoy",
-    "posterior",
-    "losses",
-    "fdr",
-    "report",
-    "alignment",
-    "balance",
-    "memory",
-    "weigher",
-    "progress",
-    "callbacks",
-    "checkpoint",
-    "pair",
-    "judge",
-    "saved",
-    "stepping",
-    "trainer",
-    "noise",
-    "plotting",
-]  # fmt: skip
+    module
+    for line in resup.__doc__.splitlines()
+    if line.startswith("    ")
+    for module in line[24:].split()
+]
 
 
 def run(code):

@@ -72,7 +72,7 @@ def test_groups_are_independent(kind, similarities):
 @pytest.mark.parametrize("a", [-2.0, 0.0, 3.0])
 @pytest.mark.parametrize("b", [-1.5, 0.0, 2.0])
 def test_the_odds_are_cut_to_where_they_rise(a, b):
-    from resup._base import LogOdds
+    from resup.odds import LogOdds
 
     s = np.linspace(0, 1, 1001)
     odds = LogOdds(a, b, 0.3).rising()

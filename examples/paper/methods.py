@@ -20,9 +20,11 @@ class SmallLoss(CoTrainer):
     which these methods must be told.
     """
 
-    def __init__(self, *args: Any, forget: float, ramp: int = 10, **kwargs: Any) -> None:
+    ramp = 10
+
+    def __init__(self, *args: Any, forget: float, **kwargs: Any) -> None:
         super().__init__(*args, consistency_weight=0, **kwargs)
-        self.forget, self.ramp = forget, ramp
+        self.forget = forget
 
     def kept(self, n: int) -> int:
         """How many samples of a batch of n are trained on in this epoch."""
@@ -59,9 +61,7 @@ class JoCoR(SmallLoss):
     the joint loss of a sample is (1 − μ)(CE_A + CE_B) + μ(KL(A‖B) + KL(B‖A)).
     """
 
-    def __init__(self, *args: Any, agreement: float = 0.9, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.agreement = agreement
+    agreement = 0.9  # μ
 
     def losses(self, logits: Sequence[Tensor], targets: Tensor) -> Tensor:
         a, b = logits

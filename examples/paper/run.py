@@ -106,11 +106,6 @@ class Test(Callback):
     def __init__(self, batches: DeviceBatches, protocol: Protocol) -> None:
         self.batches, self.protocol = batches, protocol
 
-    def on_fit_start(self, trainer: CoTrainer) -> None:
-        """Test now where the run was broken off before the test of its last epoch."""
-        if trainer.history and "test_accuracy_a" not in trainer.history[-1]:
-            self.on_epoch_end(trainer, trainer.history[-1])
-
     def on_epoch_end(self, trainer: CoTrainer, record: dict[str, Any]) -> None:
         left = self.protocol.epochs - trainer.epoch
         if trainer.epoch % self.protocol.test_every == 0 or left < self.protocol.last:
@@ -123,11 +118,6 @@ class Snapshots(Callback):
 
     def __init__(self, batches: DeviceBatches, folder: Path, epochs: tuple[int, ...]) -> None:
         self.batches, self.folder, self.epochs = batches, folder, epochs
-
-    def on_fit_start(self, trainer: CoTrainer) -> None:
-        """Write now what a run that was broken off has not written."""
-        if not (self.folder / f"epoch{trainer.epoch}.npz").exists():
-            self.on_epoch_end(trainer, {})
 
     @torch.no_grad()
     def on_epoch_end(self, trainer: CoTrainer, record: Mapping[str, Any]) -> None:
@@ -334,17 +324,15 @@ def run(
     lines = epochs.read_text().splitlines() if epochs.exists() else []  # of earlier parts too
     seconds = loaded - start + sum(json.loads(line)["seconds"] for line in lines)
 
-    accuracies = [100 * r["test_accuracy_a"] for r in trainer.history if "test_accuracy_a" in r]
+    tested = [
+        (r["epoch"], 100 * r["test_accuracy_a"]) for r in trainer.history if "test_accuracy_a" in r
+    ]
     record = {
         **settings,
         "realised_rate": realised,
-        "score": float(np.mean(accuracies[-protocol.last :])),
+        "score": float(np.mean([accuracy for _, accuracy in tested[-protocol.last :]])),
         **found(trainer, ordered, given, true, args.out),
-        "accuracy_by_epoch": [
-            [r["epoch"], round(100 * r["test_accuracy_a"], 2)]
-            for r in trainer.history
-            if "test_accuracy_a" in r
-        ],
+        "accuracy_by_epoch": [[epoch, round(accuracy, 2)] for epoch, accuracy in tested],
         "noise_found_by_epoch": [
             [r["epoch"], round(r["noise_rate_a"], 4)]
             for r in trainer.history

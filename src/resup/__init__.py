@@ -2,6 +2,19 @@
 
 Names are imported when first used, so that ``import resup`` costs nothing and ``BetaMixture`` can
 be used without loading torch.
+
+The way of the data; a module imports only from those before it::
+
+    input               _checks _module _validation loaders
+    logits -> S         similarity
+    S -> histograms     distributed histogram accumulator
+    -> mixtures         em odds _base mixture decoy_fits contradictions decoy
+    -> probabilities    posterior
+    -> losses           losses
+    -> suspect labels   fdr report
+    -> weights          alignment balance memory weigher
+    training            progress callbacks checkpoint pair saved stepping trainer
+    apart               noise plotting
 """
 
 from importlib import import_module

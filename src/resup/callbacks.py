@@ -38,7 +38,10 @@ class Callback:
         """After each batch; `values` are on the device, and reading one waits for it."""
 
     def on_epoch_end(self, trainer: Any, record: Mapping[str, Any]) -> None:
-        """After each epoch and its refit, with the record that joined `trainer.history`."""
+        """After each epoch and its refit, with the record that joined `trainer.history`.
+
+        Where it was interrupted, by an error too, the next `fit` calls it again.
+        """
 
     def on_fit_end(self, trainer: Any) -> None:
         """After the last epoch, and also when training ends by an error."""
@@ -157,16 +160,14 @@ class ProbabilityHistory(Callback):
         self._rows = [row.cpu().numpy() for row in state["rows"]]
 
     def on_fit_start(self, trainer: Any) -> None:
-        """Check the loader, drop epochs that come again, record a last one that is missing."""
+        """Check the loader, and drop epochs that come again."""
         check_order(self.loader)
         kept = sum(epoch <= trainer.epoch for epoch in self.epochs)
         del self.epochs[kept:], self._rows[kept:]
-        if self.epochs and self.epochs[-1] < trainer.epoch:  # an interrupt came before it
-            self.on_epoch_end(trainer, trainer.history[-1])
 
     def on_epoch_end(self, trainer: Any, record: Mapping[str, Any]) -> None:
-        """Judge the labels, once there is a mixture and once an epoch."""
-        if trainer.weigher.mixtures_ and record["epoch"] not in self.epochs[-1:]:
+        """Judge the labels, once there is a mixture."""
+        if trainer.weigher.mixtures_:
             row = trainer.clean_probability(self.loader).numpy()
             if self._rows and len(row) != len(self._rows[-1]):
                 raise ValueError(

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import brentq
-from scipy.special import expit, logit
+from scipy.special import expit
 from typing_extensions import Self
 
-from ._base import ALWAYS_RIGHT, LogOdds, SimilarityMixture, warn, weighted_values
-from ._checks import check_number
+from ._base import SimilarityMixture, warn, weighted_values
+from ._checks import check_number, to_numpy
 from .contradictions import tail_rate
 from .decoy_fits import Values, betas, contrast
-from .histogram import SMALLEST, Array, to_numpy
+from .histogram import SMALLEST, Array
+from .odds import ALWAYS_RIGHT, LogOdds
 
 __all__ = ["DecoyMixture", "hit_rate", "transition"]
 
@@ -225,11 +224,11 @@ class DecoyMixture(SimilarityMixture):
             all_wrong = rate * (1 + hit_rate) > 0.999 or found > 0.99
             swapped = bool(all_wrong and others.w @ others.x >= samples.w @ samples.x)
             share = LEAST_SHARE + (1 - LEAST_SHARE) * agreement
-            odds = held_to_rate(blend(share), samples.x, samples.w, found)
+            odds = blend(share).held_to(found, samples.x, samples.w)
             odds = odds.not_below(least_probability)
             found = samples.w @ expit(-odds(samples.x))
             if told is not None or found < least_rate:
-                found, odds = least_rate, held_to_rate(odds, samples.x, samples.w, least_rate)
+                found, odds = least_rate, odds.held_to(least_rate, samples.x, samples.w)
         self.agreement_, self.decoy_rate_ = float(agreement), rate
         self.degenerate_ = self.agreement_ < 0.5 or swapped
         self.converged_ = mixture.converged
@@ -256,18 +255,6 @@ class DecoyMixture(SimilarityMixture):
         check_number("max_iter", self.max_iter, 1, whole=True)
         check_number("tol", self.tol, 0)
         self._check_clip()
-
-
-def held_to_rate(odds: LogOdds, x: Array, weights: Array, rate: float) -> LogOdds:
-    """Shift the odds of every sample alike until the mean posterior of a wrong label is `rate`."""
-    log_odds, rate = odds(x), float(np.clip(rate, 1e-6, 1 - 1e-6))
-    weights = weights / weights.sum()
-
-    def missing(shift: float) -> float:
-        return rate - float(weights @ expit(shift - log_odds))
-
-    shift = brentq(missing, log_odds.min() + logit(rate) - 1, log_odds.max() + logit(rate) + 1)
-    return replace(odds, c=odds.c - shift)
 
 
 def transition(confusion: ArrayLike, smoothing: float = 0.02) -> Array:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .histogram import Array, as_similarities
+from ._checks import as_similarities
+from .histogram import Array
 
 __all__ = ["q_values"]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logit
 from typing_extensions import Self
+
+from ._checks import as_column, as_numbers, as_similarities, as_weights
 
 __all__ = ["SimilarityHistogram"]
 
@@ -169,68 +170,3 @@ class SimilarityHistogram:
 
     def __repr__(self) -> str:
         return f"SimilarityHistogram(total={self.total:g})"
-
-
-def to_numpy(values: Any) -> NDArray[Any]:
-    """Turn an array-like or a tensor of any device into an array, without importing torch."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        if str(values.dtype) == "torch.bfloat16":
-            values = values.float()
-    if np.ma.isMaskedArray(values) and np.ma.is_masked(values):
-        raise ValueError("values must not be masked; pass values.compressed()")
-    return np.asarray(values)
-
-
-def as_numbers(values: Any, name: str) -> NDArray[Any]:
-    """Turn real numbers into an array of their own dtype; of Python objects, into float64."""
-    numbers = to_numpy(values)
-    if numbers.dtype == object and all(isinstance(v, (Real, np.bool_)) for v in numbers.flat):
-        numbers = numbers.astype(np.float64)
-    if numbers.dtype.kind not in "fiub":
-        raise ValueError(f"{name} must be real numbers, got dtype {numbers.dtype}")
-    return numbers
-
-
-def as_column(values: Any, name: str = "similarities") -> NDArray[Any]:
-    """Real (N,) array of its own dtype; the range is left to `as_similarities`."""
-    s = as_numbers(values, name)
-    if s.ndim == 2 and s.shape[1] == 1:
-        s = s[:, 0]
-    if s.ndim != 1:
-        raise ValueError(f"{name} must have shape (N,) or (N, 1), got {s.shape}")
-    return s
-
-
-ROUNDING = 1e-6  # a cosine in float32 may be as far outside of [0, 1]
-
-
-def as_similarities(values: Any, name: str = "similarities") -> NDArray[np.floating]:
-    """Values in [0, 1] as an (N,) array of float32 or wider.
-
-    Raises a ValueError if one is NaN or outside by more than rounding.
-    """
-    s = as_column(values, name)
-    if s.dtype.kind != "f" or s.dtype.itemsize < 4:
-        s = s.astype(np.float64)
-    if not len(s):
-        return s
-    low, high = s.min(), s.max()
-    if low >= 0 and high <= 1:
-        return s
-    if np.isnan(low) or np.isnan(high):
-        raise ValueError(f"{name} must not contain NaN, got {int(np.isnan(s).sum())} of them")
-    if low < -ROUNDING or high > 1 + ROUNDING:
-        raise ValueError(f"{name} must lie in [0, 1], got values from {low:.8g} to {high:.8g}")
-    inside: NDArray[np.floating] = np.clip(s, 0, 1)
-    return inside
-
-
-def as_weights(values: Any, n: int, name: str = "sample_weight") -> NDArray[Any]:
-    """Sample weights as a checked real (n,) array."""
-    w = as_numbers(values, name)
-    if w.shape != (n,):
-        raise ValueError(f"{name} must have shape ({n},), got {w.shape}")
-    if n and not (w.min() >= 0 and w.max() < np.inf):
-        raise ValueError(f"{name} must be finite and not negative, got {w.min()} to {w.max()}")
-    return w.astype(np.float64) if w.dtype.itemsize > 8 else w

@@ -13,6 +13,7 @@ from .accumulator import DecoyAccumulator
 from .balance import given_up
 from .contradictions import contradiction_rate, of_surest
 from .decoy import BELIEVED
+from .histogram import Array
 
 __all__ = ["NoiseMemory"]
 
@@ -129,28 +130,40 @@ class NoiseMemory(StateModule):
         """Take in what an epoch has shown, summed over all processes."""
         self._make_room(len(epoch.labels))
         self.hit_rate.copy_(1 / (epoch.n_drawn.double() - 1))
+        self._forget()
+        self._look_at_classes(epoch)
+        self._look_at_disputes(epoch.disputes.cpu().numpy())
+        skips = self.misled() & self.known.all(1)
+        for network, counts in enumerate(epoch.contradictions.cpu().numpy()):
+            if counts.any() and not skips[network]:  # an epoch that showed nothing says nothing
+                self._look_at_contradictions(network, counts)
+
+    def _forget(self) -> None:
+        """Forget the rates of the epochs before where what they showed is not to be trusted."""
         doubtful = ~self.known.all(1) & self.misled()
         self.of_decoys[doubtful | (not self.believes)] = torch.nan
         self.seen[doubtful & self.gives_up() | (not self.believes)] = torch.nan
+
+    def _look_at_classes(self, epoch: DecoyAccumulator) -> None:
         now = given_up(epoch.predictions(), epoch.labels)
         self.given_up.copy_(torch.stack([self.given_up[:, 1], now.any(1)], 1))
         self.known |= ~now
-        if epoch.disputes.any():
-            disputed = float(of_surest(epoch.disputes.cpu().numpy()).max())
+
+    def _look_at_disputes(self, disputes: Array) -> None:
+        if disputes.any():
+            disputed = float(of_surest(disputes).max())
             self.waiting &= MOSTLY_DISPUTED < disputed < self.disputed.item()
             self.disputed.clamp_(max=disputed)
-        skips = self.misled() & self.known.all(1)
-        for network, counts in enumerate(epoch.contradictions.cpu().numpy()):
-            if skips[network] or not counts.any():  # an epoch that showed nothing says nothing
-                continue
-            rate, (before, last) = contradiction_rate(counts), self.seen[network].tolist()
-            held, of_decoys = self.seen_held[network].item(), self.of_decoys[network].item()
-            shown = np.min([before, last])  # NaN where one is not known
-            if of_decoys >= last:
-                shown = np.fmax(shown, of_decoys)
-            self.seen_held[network] = np.fmax(held, np.min([shown, STILL * rate]))
-            self.seen[network] = self.seen.new_tensor([last, rate])
-            self.contradicted[network] = counts[..., 1].sum() / counts.sum()
+
+    def _look_at_contradictions(self, network: int, counts: Array) -> None:
+        rate, (before, last) = contradiction_rate(counts), self.seen[network].tolist()
+        held, of_decoys = self.seen_held[network].item(), self.of_decoys[network].item()
+        shown = np.min([before, last])  # NaN where one is not known
+        if of_decoys >= last:
+            shown = np.fmax(shown, of_decoys)
+        self.seen_held[network] = np.fmax(held, np.min([shown, STILL * rate]))
+        self.seen[network] = self.seen.new_tensor([last, rate])
+        self.contradicted[network] = counts[..., 1].sum() / counts.sum()
 
     def hints(self, network: int) -> dict[str, float]:
         """Tell `DecoyMixture.fit` what it cannot see in similarities and decoys."""

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from ._base import ALWAYS_RIGHT, LogOdds, SimilarityMixture, warn, weighted_values
+from ._base import SimilarityMixture, warn, weighted_values
 from ._checks import check_choice, check_number
 from .em import Mixture, fit_mixture, gain_over_last
 from .histogram import SMALLEST
+from .odds import ALWAYS_RIGHT, LogOdds
 
 __all__ = ["BetaMixture"]
 

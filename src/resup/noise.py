@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri, softmax
 
-from ._checks import check_number
-from .histogram import to_numpy
+from ._checks import check_number, to_numpy
 
 __all__ = [
     "apply_transition",

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from ._checks import check_number
-from .histogram import SimilarityHistogram, as_column, as_similarities, to_numpy
+from ._checks import as_column, as_similarities, check_number, to_numpy
+from .histogram import SimilarityHistogram
 
 __all__ = [
     "plot_history",

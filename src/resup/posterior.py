@@ -12,11 +12,11 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor
 from typing_extensions import Self
 
-from ._base import ALWAYS_RIGHT, LogOdds
-from ._checks import check_methods, check_number
+from ._checks import as_similarities, check_methods, check_number, to_numpy
 from ._module import StateModule
 from .accumulator import Bins
-from .histogram import CENTRES, N_BINS, SimilarityHistogram, as_similarities, to_numpy
+from .histogram import CENTRES, N_BINS, SimilarityHistogram
+from .odds import ALWAYS_RIGHT, LogOdds
 
 __all__ = ["AnyMixture", "Posterior", "TablePosterior"]
 

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._checks import check_number
+from ._checks import as_numbers, as_similarities, check_number, to_numpy
 from .fdr import HIDDEN, q_values
-from .histogram import as_numbers, as_similarities, to_numpy
 
 __all__ = ["LabelReport"]
 

@@ -20,13 +20,13 @@ from .checkpoint import (
     set_random_states,
 )
 from .distributed import everyones, rank, unwrap
-from .judge import JudgingPair
+from .pair import NetworkPair
 from .progress import EpochProgress
 
-FORMAT_VERSION = 10
+FORMAT_VERSION = 11
 
 
-class SavedPair(JudgingPair):
+class SavedPair(NetworkPair):
     """The part of `CoTrainer` that is saved and loaded."""
 
     optimizers: list[Optimizer]
@@ -35,7 +35,7 @@ class SavedPair(JudgingPair):
     callbacks: list[Callback]
     history: list[dict[str, Any]]
     _done: EpochProgress
-    _unfinished: bool  # the last epoch is trained, but not validated
+    _ending: int | None  # of the last epoch: 0 not validated, 1 and a callback told each; None all
 
     @property
     def is_main_process(self) -> bool:
@@ -57,7 +57,7 @@ class SavedPair(JudgingPair):
             "kinds": self._kinds(),
             "epoch": self.epoch,
             "history": [dict(record) for record in self.history],
-            "unfinished": self._unfinished,
+            "ending": self._ending,
             "epoch_so_far": self._done.state() if self._done.steps else None,
             "callbacks": {name: each.state_dict() for name, each in self._remembering().items()},
             **{name: part.state_dict() for name, part in self._parts().items()},
@@ -80,7 +80,7 @@ class SavedPair(JudgingPair):
                 f"{FORMAT_VERSION}"
             )
         parts = self._parts()
-        known = ("kinds", "epoch", "history", "unfinished", "epoch_so_far", "callbacks")
+        known = ("kinds", "epoch", "history", "ending", "epoch_so_far", "callbacks")
         if (kinds := state.get("kinds", self._kinds())) != self._kinds():
             raise ValueError(
                 f"state is of {', '.join(kinds)}, this trainer has {', '.join(self._kinds())}"
@@ -94,7 +94,7 @@ class SavedPair(JudgingPair):
                 load_part(callback, state["callbacks"][name], name)
         self.epoch = state["epoch"]
         self.history = [dict(record) for record in state["history"]]
-        self._unfinished = state["unfinished"]
+        self._ending = state["ending"]
         self._done = EpochProgress(**deepcopy(state["epoch_so_far"] or {})).to(self.device)
 
     def _parts(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import signal
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from itertools import islice
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -230,7 +231,7 @@ class CoTrainer(SavedPair):
         self.should_stop = False
         self._done = EpochProgress().to(self.device)
         self._stop = False
-        self._unfinished = False
+        self._ending = None
 
     # ------------------------------------------------------------------ training
 
@@ -296,7 +297,7 @@ class CoTrainer(SavedPair):
         stepping.check_plateaus(self.schedulers, val_loader)
         if resume is not None and (not restarts or Path(resume).exists()):
             self._resume(resume, train_loader)
-        elif resume is None and 0 < epochs <= self.epoch and not self._unfinished:
+        elif resume is None and 0 < epochs <= self.epoch and self._ending is None:
             warnings.warn(
                 f"epochs counts all epochs, got {epochs} with {self.epoch} done: nothing is "
                 "trained",
@@ -315,7 +316,7 @@ class CoTrainer(SavedPair):
                 given = {"val_loader": val_loader, "checkpoint": checkpoint}
                 length = loaders.length(train_loader)
                 check_alike(self.epoch, self._done.steps, length, given, self.device)
-                if self._unfinished:
+                if self._ending is not None:
                     self._end_epoch(train_loader, val_loader, checkpoint)
                 while self.epoch < epochs and not (self._stop or self.should_stop):
                     means = self.train_epoch(train_loader)
@@ -324,7 +325,7 @@ class CoTrainer(SavedPair):
                         break
                     self.epoch += 1
                     self.history.append({"epoch": self.epoch, **means})
-                    self._unfinished = True
+                    self._ending = 0
                     self._end_epoch(train_loader, val_loader, checkpoint)
             except loaders.LOST as error:
                 if not (self._stop and loaders.is_lost_worker(error)):  # told to stop too
@@ -340,18 +341,21 @@ class CoTrainer(SavedPair):
         val_loader: Iterable[Any] | None,
         checkpoint: str | os.PathLike[str] | None,
     ) -> None:
-        """Validate the last epoch, tell schedulers and callbacks, and save."""
+        """Validate the last epoch, tell schedulers and callbacks, and save; each once."""
         record = self.history[-1]
         try:
-            if val_loader is not None:
-                accuracies = self.evaluate(val_loader)
-                record |= {f"val_{key}": value for key, value in accuracies.items()}
-            stepping.step_plateaus(self.schedulers, record)
-            self._unfinished = False
-            for callback in self.callbacks:
+            if not self._ending:
+                if val_loader is not None:
+                    accuracies = self.evaluate(val_loader)
+                    record |= {f"val_{key}": value for key, value in accuracies.items()}
+                stepping.step_plateaus(self.schedulers, record)
+                self._ending = 1
+            for callback in self.callbacks[self._ending - 1 :]:
                 callback.on_epoch_end(self, record)
+                self._ending += 1
+            self._ending = None
         finally:  # what fails here costs no epoch, if no process waits in `evaluate`
-            if checkpoint is not None and not (self._unfinished and is_distributed()):
+            if checkpoint is not None and not (self._ending == 0 and is_distributed()):
                 self._save(checkpoint, train_loader)
 
     def train_epoch(self, loader: Iterable[Any]) -> dict[str, float] | None:
@@ -400,12 +404,13 @@ class CoTrainer(SavedPair):
             done.lr = float(self.optimizers[0].param_groups[0]["lr"])
         batches = loaders.until_stopped(loader, lambda: self._stop and not pending)
         with self._progress_bar(loader) as bar:
-            for step, batch in enumerate(batches, 1):
+            for _ in islice(batches, resumed):
+                step += 1
                 bar.update()
-                if step <= resumed:
-                    if step == resumed:
-                        set_random_states(now, generators)
-                    continue
+            if resumed:
+                set_random_states(now, generators)
+            for step, batch in enumerate(batches, resumed + 1):
+                bar.update()
                 inputs, targets = self._to_device(batch)
                 done.begun = step
                 values = self.train_step(inputs, targets)
@@ -421,9 +426,7 @@ class CoTrainer(SavedPair):
                 if self._stop and not pending:
                     break
         if self._stop and not pending:
-            if step < resumed:
-                set_random_states(now, generators)
-            elif not done.steps:
+            if not done.steps:
                 set_random_states(done.randomness, generators)
             self._check_finite()
             return False

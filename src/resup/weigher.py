@@ -17,7 +17,7 @@ from ._validation import check_stacked
 from .accumulator import DecoyAccumulator, HistogramAccumulator
 from .alignment import ClassAlignment
 from .balance import ClassBalance
-from .decoy import DecoyMixture, held_to_rate
+from .decoy import DecoyMixture
 from .distributed import add_up
 from .histogram import CENTRES, SimilarityHistogram
 from .memory import MAJORITY, NoiseMemory
@@ -296,8 +296,10 @@ class SampleWeigher(StateModule):
             if mixture.degenerate_ and (self.decoys is None or clean.min() == 1):
                 self.weight.reset(network)
                 degenerate.append(network)
-            else:
-                self._load_weights(network, mixture, histogram, again)
+                continue
+            if self.decoys is not None and not again:
+                self._learn(network, mixture, self.decoys)
+            self._load_weights(network, mixture, histogram)
         for network in degenerate:
             warnings.warn(
                 f"the mixture of network {network} is degenerate; it weighs every sample 1 "
@@ -305,41 +307,43 @@ class SampleWeigher(StateModule):
                 stacklevel=3,
             )
 
-    def _load_weights(
-        self, network: int, mixture: Any, histogram: SimilarityHistogram, again: bool
-    ) -> None:
+    def _learn(self, network: int, mixture: DecoyMixture, epoch: DecoyAccumulator) -> None:
+        """Keep what the fit and the classes of its epoch tell the epochs to come."""
+        right = epoch.right_labels(mixture.decoy_rate_)
+        self.memory.find(network, mixture.noise_rate_)
+        self.alignment.learn(network, epoch.probabilities[network], right)
+        self.balance.learn(network, epoch.predictions()[network], epoch.labels, right)
+
+    def _load_weights(self, network: int, mixture: Any, histogram: SimilarityHistogram) -> None:
+        """Set what training weighs with: odds that are held and sharpened, or 1 for all."""
         rate, odds, waiting = self.noise_rates_[-1], mixture, False
         if self.decoys is not None:
-            if not again:
-                self.memory.find(network, rate)
-                right = self.decoys.right_labels(mixture.decoy_rate_)
-                self.alignment.learn(network, self.decoys.probabilities[network], right)
-                predictions = self.decoys.predictions()[network]
-                self.balance.learn(network, predictions, self.decoys.labels, right)
-            most = max(self.memory.most(network), self.mixture.noise_rate or 0.0)
             waiting = bool(self.memory.waiting)
             given_up = bool(self.memory.gives_up()[network])
+            most = max(self.memory.most(network), self.mixture.noise_rate or 0.0)
             majority = max(rate, most) > MAJORITY
-            unfair = (given_up or majority) and not waiting
-            self.balance.on[network] = unfair
-            if majority:  # the balance does it then
-                self.alignment.log_shares[network] = 0
-                self.balance.least[network] = 0
-            self.balance.least_mean[network] = max(0.0, 1 - MOST * rate)
-            self.balanced |= unfair or bool(self.balance.least[network].any())
-            odds = mixture.log_odds_
+            self._set_balance(network, rate, majority, (given_up or majority) and not waiting)
+            odds, over = mixture.log_odds_, (histogram.centres, histogram.counts)
             if rate > most:
-                odds = held_to_rate(odds, histogram.centres, histogram.counts, most)
+                odds = odds.held_to(most, *over)
             if self.sharpness > 1 and not (given_up or self.memory.is_new(network)):
                 odds = odds.scaled(1 + (self.sharpness - 1) * mixture.agreement_)
                 if not majority and self.mixture.noise_rate is None:
                     more = min(MAJORITY, (1 + UNSEEN * (1 - mixture.agreement_)) * rate)
                     more = max(rate, more - self.balance.lifted[network].item())
-                    odds = held_to_rate(odds, histogram.centres, histogram.counts, more)
+                    odds = odds.held_to(more, *over)
         if waiting or rate < self.negligible_noise:
             self.weight.reset(network)
         else:
             self.weight.load(odds, network)
+
+    def _set_balance(self, network: int, rate: float, majority: bool, unfair: bool) -> None:
+        self.balance.on[network] = unfair
+        self.balance.least_mean[network] = max(0.0, 1 - MOST * rate)
+        if majority:  # equal weights of all classes do it then
+            self.alignment.log_shares[network] = 0
+            self.balance.least[network] = 0
+        self.balanced |= unfair or bool(self.balance.least[network].any())
 
     def _fitted(self, network: int, histogram: SimilarityHistogram) -> Any:
         if not isinstance(self.mixture, SimilarityMixture):
