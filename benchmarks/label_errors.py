@@ -21,8 +21,9 @@ share of the wrong labels that is among them. With several seeds the table holds
 with their standard deviation.
 
 Each finished training is kept under --runs and not run again; ``--only resup`` or ``--only folds``
-trains one side. When both are there, the numbers are printed, and written to
-``OUT/label_errors-SIZE.json``; those of other than the default settings go to a file of their own.
+trains one side. The numbers are printed when both are there, with ``--only resup`` those of resup
+alone where the folds are missing, and written to ``OUT/label_errors-SIZE.json``; those of other
+than the default settings go to a file of their own.
 """
 
 from __future__ import annotations
@@ -205,9 +206,7 @@ def evaluate(
     given: NDArray[np.int64],
     method: str = "resup",
 ) -> Iterator[dict[str, Any]]:
-    """Rows of the table, of what `train` has left for one set of labels."""
-    from cleanlab.filter import find_label_issues
-    from cleanlab.rank import get_label_quality_scores
+    """Rows of the table, of what `train` has left for one set of labels; maybe without folds."""
 
     def row(
         name: str, suspicion: NDArray[Any], seconds: NDArray[Any], named: Any = None
@@ -229,6 +228,11 @@ def evaluate(
         found = row(f"{method}, {which}", -clean[key], clean[took], clean[key] < 0.5)
         false, share = listed(clean[key], ~wrong)
         yield found | {"listed_falsely": false, "listed": share}
+
+    if not folds:
+        return
+    from cleanlab.filter import find_label_issues
+    from cleanlab.rank import get_label_quality_scores
 
     for key, which, took in OVER:
         probabilities = np.empty((len(wrong), folds[0][key].shape[1]))
@@ -313,7 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     protocol = cifar10.PROTOCOLS[args.size].but(epochs=args.epochs)
     data = cifar10.cifar10(args.data)
     images, true = (column[: protocol.samples] for column in data.train)
-    results, trained = [], []
+    results, trained, alone = [], [], False
     for noise in args.labels:
         given = cifar10.human_labels(args.data, noise)[: protocol.samples]
         wrong = given != true
@@ -322,8 +326,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             names = args.method, *map("fold{}".format, range(FOLDS))
             paths = [folder / f"{name}.npz" for name in names]
             if missing := [path.name for path in paths if not path.exists()]:
-                print(f"{noise}: no numbers yet, {', '.join(missing)} missing in {folder}")
-                continue
+                if args.only != "resup":
+                    print(f"{noise}: no numbers yet, {', '.join(missing)} missing in {folder}")
+                    continue
+                paths, alone = paths[:1], True
             clean, *folds = map(read, paths)
             trained += [str(arrays["provenance"]) for arrays in (clean, *folds)]
             common = {"labels": noise, "noise_rate": float(wrong.mean()), "seed": seed}
@@ -332,7 +338,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     print(markdown(results))
     origin = provenance()
-    origin["versions"] |= {"cleanlab": metadata.version("cleanlab")}
+    if not alone:
+        origin["versions"] |= {"cleanlab": metadata.version("cleanlab")}
     record = {
         **origin,
         "trained_by": [json.loads(text) for text in dict.fromkeys(trained)],
@@ -349,7 +356,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     trial = [f"{args.epochs}-epochs"] * bool(args.epochs)
     trial += args.labels if args.labels != LABELS else []
     trial += [args.method] * (args.method != "resup") + [args.dtype] * (args.dtype != "bfloat16")
-    trial += [f"seed-{seed}" for seed in args.seeds] * (args.seeds != SEEDS)
+    trial += [f"seed-{seed}" for seed in args.seeds] * (args.seeds != SEEDS) + ["alone"] * alone
     path = args.out / f"{'-'.join(['label_errors', args.size, *trial])}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
 

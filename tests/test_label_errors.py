@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,6 +90,16 @@ def test_finds_wrong_labels(run, label_errors, monkeypatch, capsys):
     monkeypatch.setattr(label_errors, "train_resup", never)
     monkeypatch.setattr(label_errors, "train_fold", never)
     assert run()["results"][0] == result["results"][0]
+
+
+def test_one_side_is_rated_alone(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cleanlab", None)  # as where it is not installed
+    assert run("--only", "resup", epochs=2) is None
+    (path,) = (tmp_path / "out").glob("*")
+    assert path.name == "label_errors-cpu-2-epochs-worst-float32-seed-0-alone.json"
+    rows = json.loads(path.read_text())["results"]
+    assert [row["method"] for row in rows] == ["resup, last epoch", "resup, mean of epochs"]
+    assert all(row["auroc"] > 0.5 for row in rows)
 
 
 def test_a_table_of_several_seeds_has_means(label_errors):
