@@ -115,16 +115,32 @@ def differing(rank, world):
     said = []
     loader = DataLoader(data(), 20)
     path = Path(sys.argv[2]).with_name("run.pt")
-    for epoch, options in ((0, {"checkpoint": path}), (0, {"val_loader": loader}), (1, {})):
+    cases = (
+        (0, {"checkpoint": path}),
+        (0, {"val_loader": loader}),
+        (1, {"epochs": 2}),
+        (0, {"epochs": 3}),
+    )
+    for epoch, options in cases:
         nets = nn.Linear(6, 3), nn.Linear(6, 3)
         optimizer = torch.optim.SGD([p for net in nets for p in net.parameters()], 0.1)
         trainer = CoTrainer(nets, optimizer, progress=False)
         trainer.epoch = epoch * rank
         try:
-            trainer.fit(loader, 2, **(options if rank == 0 else {}))
+            trainer.fit(loader, **{"epochs": 2} | (options if rank == 0 else {}))
         except ValueError as error:
             said.append(str(error))
     return said
+
+
+def evaluated(rank, world):
+    """Accuracies where only the first process has samples."""
+    nets = [nn.Linear(3, 3) for _ in "ab"]
+    for net in nets:
+        nn.init.eye_(net.weight)
+    optimizer = torch.optim.SGD([p for net in nets for p in net.parameters()], 0.1)
+    batches = [] if rank else [(torch.eye(3), torch.arange(3))]
+    return CoTrainer(nets, optimizer, progress=False).evaluate(batches)
 
 
 def classes(rank, world):
@@ -193,7 +209,7 @@ if __name__ == "__main__":
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
     everyones = [None] * world
-    works = weigh, traffic, train, uneven, absent, differing, classes, recipe
+    works = weigh, traffic, train, uneven, absent, differing, evaluated, classes, recipe
     work = {f.__name__: f for f in works}
     out, *arguments = arguments
     mine = {name: work[name](rank, world, *arguments) for name in what.split(",")}

@@ -1,9 +1,11 @@
 import copy
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +109,68 @@ def test_a_truncated_file(saved, share):
         ValueError, match=r"checkpoint\.pt is damaged or not a checkpoint of CoTrainer"
     ):
         trainer.fit(loader, 2, resume=path)
+
+
+def test_a_damaged_weight(saved):
+    trainer, loader, path = saved
+    weights = trainer.models[0][0].weight.detach().numpy().tobytes()
+    whole = path.read_bytes()
+    assert weights in whole
+    path.write_bytes(whole.replace(weights, weights[:-1] + bytes([weights[-1] ^ 1])))
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is damaged .* is not as it was written"):
+        trainer.fit(loader, 2, resume=path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no pipes of the kind")
+def test_a_path_that_can_be_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    trainer, loader = make()
+    with pytest.raises(ValueError, match=r"checkpoint must be a regular file, got .*pipe"):
+        trainer.fit(loader, 1, checkpoint=tmp_path / "pipe")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no limits")
+@pytest.mark.parametrize("size", [1000, 9000])
+def test_a_full_disk_is_named(saved, size):
+    trainer, loader, path = saved
+    code = """
+import resource, sys
+from resup.checkpoint import load_checkpoint, save_checkpoint
+state = load_checkpoint(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
+save_checkpoint(state, sys.argv[1])
+"""
+    command = [sys.executable, "-c", code, str(path), str(size)]
+    error = subprocess.run(command, capture_output=True, text=True).stderr
+    assert error.splitlines()[-1] == f"OSError: [Errno 27] File too large: '{path}'"
+    assert trainer.fit(loader, 2, resume=path).epoch == 2
+
+
+def test_the_folder_may_change(tmp_path, monkeypatch):
+    class Elsewhere(Callback):
+        def on_epoch_end(self, trainer, record):
+            monkeypatch.chdir(tmp_path)
+
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path / "run")
+    t = trainer(callbacks=[Elsewhere()]).fit(DataLoader(data(), 40), 2, checkpoint="c.pt")
+    assert load_checkpoint(tmp_path / "run" / "c.pt")["epoch"] == t.epoch
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="does not fork")
+def test_a_process_forked_in_training_ends_by_sigterm(tmp_path):
+    codes = []
+
+    class Forks(Callback):
+        def on_epoch_end(self, trainer, record):
+            process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+            process.start()
+            process.terminate()
+            process.join()
+            codes.append(process.exitcode)
+
+    trainer(callbacks=[Forks()]).fit(DataLoader(data(), 40), 1, checkpoint=tmp_path / "c.pt")
+    assert codes == [-signal.SIGTERM]
 
 
 def test_foreign_files(tmp_path):

@@ -35,7 +35,7 @@ def torchrun(world, what, out, *arguments, **environment):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    what = "weigh,traffic,train,uneven,absent,differing,classes"
+    what = "weigh,traffic,train,uneven,absent,differing,evaluated,classes"
     return torchrun(2, what, tmp_path_factory.mktemp("pair") / "out.pt")
 
 
@@ -83,10 +83,16 @@ def test_a_process_without_a_batch_holds_the_mixture_too(pair):
 
 def test_processes_that_would_not_do_the_same_are_told(pair):
     for results in pair:
-        checkpoint, val_loader, epochs = results["differing"]
+        checkpoint, val_loader, epochs, total = results["differing"]
         assert checkpoint == "checkpoint must be given in every process or in none"
         assert val_loader == "val_loader must be given in every process or in none"
         assert "every process must go on from the same point, got epochs 0 to 1" in epochs
+        assert total == "epochs must be the same in every process, got 2 to 3"
+
+
+def test_a_process_without_a_sample_may_evaluate(pair):
+    first, second = (results["evaluated"] for results in pair)
+    assert first == second == {"accuracy_a": 1.0, "accuracy_b": 1.0}
 
 
 def test_another_number_of_classes_is_told_to_every_process(pair):

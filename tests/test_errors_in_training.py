@@ -1,6 +1,7 @@
 """What an error in the middle of training leaves behind."""
 
 import json
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -181,6 +182,14 @@ def test_what_callbacks_recorded_comes_back(tmp_path):
     assert first.epoch == 2
 
 
+def test_a_run_begun_anew_logs_after_a_broken_line(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"epoch": 1}\n{"epo')
+    logger = JSONLinesLogger(tmp_path / "log.jsonl")
+    trainer(callbacks=[logger]).fit(DataLoader(data(), 40), 1)
+    logged = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
+    assert [record["epoch"] for record in logged] == [1, 1]
+
+
 def test_numbers_of_numpy_and_torch_are_logged(tmp_path):
     class Mine(Callback):
         def on_epoch_end(self, trainer, record):
@@ -222,6 +231,15 @@ def test_a_scaler_and_a_frozen_network():
     fresh = pair()
     with pytest.raises(AssertionError):
         assert_same(models[:1], fresh[:1])
+
+
+def test_after_an_interrupt_in_clipping_a_scaler_goes_on(monkeypatch):
+    t = trainer(scaler=torch.amp.GradScaler("cpu"), clip_grad_norm=1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.utils, "clip_grad_norm_", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            t.fit(DataLoader(data(), 40), 1)
+    assert t.fit(DataLoader(data(), 40), 1).epoch == 1
 
 
 def test_unsigned_labels():

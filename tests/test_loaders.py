@@ -2,8 +2,10 @@
 
 import copy
 import os
+import random
 import signal
 
+import numpy as np
 import pytest
 import torch
 from small import data, trainer
@@ -14,6 +16,7 @@ from torch.utils.data import (
     DistributedSampler,
     IterableDataset,
     RandomSampler,
+    Sampler,
     SequentialSampler,
     SubsetRandomSampler,
     WeightedRandomSampler,
@@ -94,12 +97,35 @@ def test_a_distributed_sampler_is_told_the_epoch(inside):
     assert orders[0] != orders[1]
 
 
+GENERATORS = {
+    "numpy": lambda: np.random.Generator(np.random.MT19937(3)),  # its state has an array
+    "python": lambda: random.Random(3),
+}
+
+
+class Shuffled(Sampler):
+    """An order from a generator that is not torch's."""
+
+    def __init__(self, rng):
+        self.rng = rng
+
+    def __iter__(self):
+        order = list(range(len(DATA)))
+        self.rng.shuffle(order)
+        return iter(order)
+
+    def __len__(self):
+        return len(DATA)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="has no SIGTERM")
 @pytest.mark.parametrize(
     "options",
     [
         {"shuffle": True},
         {"sampler": "own"},
+        {"sampler": "numpy"},
+        {"sampler": "python"},
         {"shuffle": True, "num_workers": 1, "persistent_workers": True},
     ],
     ids=str,
@@ -119,8 +145,10 @@ def test_an_interrupted_epoch_goes_on_with_the_samples_left(options, stopped_at,
 
     def run(callbacks=(), **paths):
         own = dict(options)
-        if "sampler" in own:
+        if own.get("sampler") == "own":
             own["sampler"] = RandomSampler(DATA, generator=torch.Generator().manual_seed(3))
+        elif "sampler" in own:
+            own["sampler"] = Shuffled(GENERATORS[own["sampler"]]())
         t = trainer(unpack=unpack, callbacks=callbacks)
         return t.fit(DataLoader(Numbered(), 30, **own), 3, **paths)
 

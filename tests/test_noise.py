@@ -172,6 +172,7 @@ def of_objects(*labels):
         (lambda: apply_transition([0], np.ones((3, 2)), 0), r"transition must have shape \(C, C\)"),
         (lambda: noise_rate([0, 1], [0]), "must share a shape"),
         (lambda: noise_rate(["0", "1"], [0, 1]), "must both be numbers or names, got <U1, int64"),
+        (lambda: noise_rate([b"0"], ["0"]), "must both be numbers or names, got \\|S1, <U1"),
         (lambda: noise_rate(of_objects("0", "1"), [0, 1]), "must both be numbers .* got object"),
         (lambda: noise_rate([0, np.nan], [0, 1]), "must not contain NaN"),
         (lambda: noise_rate(["a"], of_objects(np.nan)), "must not contain NaN"),

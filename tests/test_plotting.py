@@ -164,7 +164,11 @@ def test_bad_input(rng):
         (lambda: plot_suspects(images[:5], labels, w), "images must have 20 rows, got 5"),
         (lambda: plot_weights(w, labels), "right must be bool, such as given == true, got int64"),
         (lambda: plot_weights(w, bins=0), "bins must be an integer of at least 1, got 0"),
-        (lambda: plot_suspects(images, labels, w, count=0), "count must be at least 1, got 0"),
+        (
+            lambda: plot_suspects(images, labels, w, count=0),
+            "count must be an integer of at least 1, got 0",
+        ),
+        (lambda: plot_suspects(images, labels, w * np.nan), "weights must not contain NaN"),
     ):
         with pytest.raises(ValueError, match=message):
             plot()

@@ -39,6 +39,12 @@ def test_each_signal_is_fitted_and_weighed(name, mixture):
         assert w[right].mean() > w[~right].mean() + 0.5
 
 
+@pytest.mark.parametrize("name", SIGNALS)
+def test_an_empty_batch(name):
+    weigher = SampleWeigher(signal=SIGNALS[name][0])
+    assert weigher(torch.zeros(2, 0, 4), torch.zeros(0, dtype=torch.long)).shape == (2, 0)
+
+
 def test_decoys_have_the_signal_of_the_samples():
     logits, targets, _ = logits_like_a_network(networks=1)
     weigher = SampleWeigher(DecoyMixture(), networks=1, signal="loss")

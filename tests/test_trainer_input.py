@@ -187,6 +187,19 @@ def test_frozen_parts_stay_in_eval_mode():
         t.fit(loader(), epochs)
 
 
+def test_parts_that_a_model_freezes_itself_stay_frozen():
+    class Frozen(nn.Sequential):
+        def train(self, mode=True):
+            super().train(mode)
+            self[1].eval()
+            return self
+
+    models = [Frozen(*model) for model in pair()]
+    trainer(models).fit(loader(), 2, loader())
+    assert not models[0][1].training
+    assert not models[0][1].running_mean.any()
+
+
 def test_a_network_that_comes_in_eval_mode_is_trained():
     models = pair()
     models[0].eval()

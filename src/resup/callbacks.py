@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterable, Mapping
@@ -35,7 +36,10 @@ class Callback:
         """Before the first epoch of a call of `fit`."""
 
     def on_step_end(self, trainer: Any, values: Mapping[str, Tensor]) -> None:
-        """After each batch; `values` are on the device, and reading one waits for it."""
+        """After each batch, `accumulate` times a step of the optimizers.
+
+        `values` are on the device, and reading one waits for it.
+        """
 
     def on_epoch_end(self, trainer: Any, record: Mapping[str, Any]) -> None:
         """After each epoch and its refit, with the record that joined `trainer.history`.
@@ -65,9 +69,10 @@ class JSONLinesLogger(Callback):
     def on_fit_start(self, trainer: Any) -> None:
         """Start the clock."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if trainer.epoch and trainer.is_main_process and self.path.exists():
+        if trainer.is_main_process and self.path.exists():
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            done = [*takewhile(lambda line: _epoch(line) > trainer.epoch, reversed(lines))]
+            last = trainer.epoch or sys.float_info.max  # of another run only a broken line goes
+            done = [*takewhile(lambda line: _epoch(line) > last, reversed(lines))]
             if done:
                 self.path.write_text("".join(lines[: -len(done)]), encoding="utf-8")
         self._start = time.perf_counter()

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import random
 import re
 import signal
 import threading
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+
+from .loaders import Generator
 
 __all__ = ["load_checkpoint"]
 
@@ -40,10 +45,16 @@ def save_checkpoint(state: Mapping[str, Any], path: str | os.PathLike[str]) -> N
     path = check_path(path)
     unfinished = path.with_name(f"{path.name}.tmp")
     try:
-        with open(unfinished, "wb") as file:
-            torch.save({"kind": KIND, **_plain(state)}, file)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with open(unfinished, "wb") as file:
+                torch.save({"kind": KIND, **_plain(state)}, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except (OSError, RuntimeError) as error:  # torch may raise its own instead of the disk's
+            reason = error if isinstance(error, OSError) else error.__context__
+            if isinstance(reason, OSError) and reason.errno:
+                raise OSError(reason.errno, reason.strerror, str(path)) from error
+            raise
         try:
             torch.load(unfinished, map_location="cpu", weights_only=True, mmap=True)
         except pickle.UnpicklingError as error:
@@ -62,6 +73,8 @@ def check_path(path: str | os.PathLike[str]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         raise IsADirectoryError(f"checkpoint must be a file, got the folder {path}")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"checkpoint must be a regular file, got {path}")
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(f"the folder of checkpoint {path} cannot be written to")
     return path
@@ -97,6 +110,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+        if damaged := _damaged_part(path):
+            raise ValueError(f"{damaged} is not as it was written")
     except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # a damaged file can make the reader fail in any way
@@ -108,6 +123,14 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     return state
 
 
+def _damaged_part(path: str | os.PathLike[str]) -> str | None:
+    """Name a part of the file that does not have its checksum, which torch does not look at."""
+    if not getattr(torch.serialization, "get_crc32_options", lambda: True)():
+        return None  # then there are none
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip()
+
+
 def load_part(part: Any, saved: Mapping[str, Any], name: str) -> None:
     """Load the state of a model, an optimizer and so on; raise ValueError if it does not fit."""
     try:
@@ -116,7 +139,7 @@ def load_part(part: Any, saved: Mapping[str, Any], name: str) -> None:
         raise ValueError(f"the state of {name} does not fit: {error}") from error
 
 
-def random_states(generators: Sequence[torch.Generator]) -> dict[str, Any]:
+def random_states(generators: Sequence[Generator]) -> dict[str, Any]:
     """States of the global generators and of a loader's own, as tensors and plain values."""
     name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
     return {
@@ -124,11 +147,29 @@ def random_states(generators: Sequence[torch.Generator]) -> dict[str, Any]:
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
         "numpy": [name, torch.from_numpy(np.asarray(keys, np.int64)), *rest],
         "python": random.getstate(),
-        "loader": [generator.get_state() for generator in generators],
+        "loader": [_state(generator) for generator in generators],
     }
 
 
-def set_random_states(states: Mapping[str, Any], generators: Sequence[torch.Generator]) -> None:
+def _state(generator: Generator) -> Any:
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    state = generator.bit_generator.state
+    return json.loads(json.dumps(state, default=methodcaller("tolist")))  # has arrays
+
+
+def _set_state(generator: Generator, state: Any) -> None:
+    if isinstance(generator, torch.Generator):
+        generator.set_state(state.cpu())
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        generator.bit_generator.state = state
+
+
+def set_random_states(states: Mapping[str, Any], generators: Sequence[Generator]) -> None:
     """Put the generators back; CUDA's only if there are as many devices as there were."""
     torch.set_rng_state(states["torch"].cpu())
     if states["cuda"] and len(states["cuda"]) == torch.cuda.device_count():
@@ -137,7 +178,7 @@ def set_random_states(states: Mapping[str, Any], generators: Sequence[torch.Gene
     np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002
     random.setstate(states["python"])
     for generator, state in zip(generators, states["loader"], strict=False):
-        generator.set_state(state.cpu())
+        _set_state(generator, state)
 
 
 @contextmanager
@@ -149,7 +190,13 @@ def on_sigterm(act: Callable[[], None]) -> Iterator[None]:
 
     changed: list[tuple[int, Any]] = []
 
+    owner = os.getpid()
+
     def handle(*_: Any) -> None:
+        if os.getpid() != owner:  # a process forked while inside: as if it had been before
+            signal.signal(signal.SIGTERM, changed[0][1] or signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
         act()
         if hasattr(signal, "SIGCHLD"):  # a loader's workers may be told to stop too: no error then
             changed.append((signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_DFL)))

@@ -37,16 +37,23 @@ def bounds(values: Sequence[int], device: torch.device) -> list[tuple[int, int]]
 
 
 def check_alike(
-    epoch: int, steps: int, batches: int | None, given: Mapping[str, Any], device: torch.device
+    epoch: int,
+    steps: int,
+    total: int,
+    batches: int | None,
+    given: Mapping[str, Any],
+    device: torch.device,
 ) -> None:
     """Raise in every process unless all are about to train alike."""
-    values = [epoch, steps, batches or 0, *(each is not None for each in given.values())]
-    epochs, done, lengths, *asked = bounds(values, device)
+    values = [epoch, steps, total, batches or 0, *(each is not None for each in given.values())]
+    epochs, done, totals, lengths, *asked = bounds(values, device)
     if epochs[0] != epochs[1] or done[0] != done[1]:
         raise ValueError(
             "every process must go on from the same point, got epochs {} to {}, steps {} to {} "
             "done; a checkpoint must be on storage that all can read".format(*epochs, *done)
         )
+    if totals[0] != totals[1]:
+        raise ValueError("epochs must be the same in every process, got {} to {}".format(*totals))
     if lengths[0] != lengths[1]:
         raise ValueError(
             "train_loader must give every process as many batches, since they exchange "
@@ -67,12 +74,16 @@ def everyones(value: Any) -> list[Any]:
 
 
 def global_means(sums: Mapping[str, tuple[Tensor, int]]) -> dict[str, float]:
-    """Means over all processes of named (sum, number of samples) pairs, in one copy to the host."""
+    """Means over all processes of named (sum, number of samples) pairs, in one copy to the host.
+
+    NaN where there is no sample in any process.
+    """
     totals = torch.stack([total for total, _ in sums.values()]).double()
     samples = totals.new_tensor([count for _, count in sums.values()])
     both = torch.stack([totals, samples])
     add_up(both)
-    return {key: total / count for key, total, count in zip(sums, *both.tolist(), strict=True)}
+    means = (both[0] / both[1]).tolist()
+    return dict(zip(sums, means, strict=True))
 
 
 def explain_loss(error: Exception, doing: str) -> None:

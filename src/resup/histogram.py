@@ -155,7 +155,7 @@ class SimilarityHistogram:
             counts = self.counts + count(s, weights)
             if counts.sum() == np.inf:
                 raise ValueError("sample_weight must leave the total finite, got inf")
-        self.counts[:] = counts
+        self.counts = counts
         return self
 
     def __add__(self, other: SimilarityHistogram) -> SimilarityHistogram:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import (
     DataLoader,
@@ -34,10 +36,14 @@ def samplers(loader: Iterable[Any]) -> list[Any]:
     return found
 
 
-def generators(loader: Iterable[Any]) -> list[torch.Generator]:
-    """List the random generators that a loader draws its order and its workers' seed from."""
-    held = (getattr(owner, "generator", None) for owner in (loader, *samplers(loader)))
-    return list({id(g): g for g in held if isinstance(g, torch.Generator)}.values())
+Generator = torch.Generator | np.random.Generator | random.Random
+
+
+def generators(loader: Iterable[Any]) -> list[Generator]:
+    """List the random generators of a loader, its samplers and its data set."""
+    owners = [loader, *samplers(loader), getattr(loader, "dataset", None)]
+    held = [value for owner in owners for value in getattr(owner, "__dict__", {}).values()]
+    return list({id(g): g for g in held if isinstance(g, Generator)}.values())
 
 
 def set_epoch(loader: Iterable[Any], epoch: int) -> None:

@@ -375,7 +375,7 @@ def _check_pair(true: ArrayLike, given: ArrayLike) -> tuple[NDArray[Any], NDArra
         )
     if any(map(_has_missing, (t, g))):
         raise ValueError("true and given must not contain NaN")
-    if _are_names(t) != _are_names(g):
+    if _kind(t) != _kind(g):
         raise ValueError(f"true and given must both be numbers or names, got {t.dtype}, {g.dtype}")
     return t, g
 
@@ -387,8 +387,11 @@ def _has_missing(labels: NDArray[Any]) -> bool:
         return True
 
 
-def _are_names(labels: NDArray[Any]) -> bool:
-    return labels.dtype.kind in "US" or all(isinstance(label, str) for label in labels.tolist())
+def _kind(labels: NDArray[Any]) -> str:
+    for kind in (str, bytes):
+        if all(isinstance(label, kind) for label in labels.tolist()):
+            return kind.__name__
+    return "numbers"
 
 
 def _check_labels(labels: ArrayLike, n_classes: int, name: str = "labels") -> Labels:

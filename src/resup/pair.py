@@ -92,10 +92,11 @@ class NetworkPair:
         for model, resting in zip(self.models, self._resting, strict=True):
             if model.training:  # parts of it may be in eval mode on purpose
                 resting[:] = [part for part in model.modules() if not part.training]
-            elif any(p.requires_grad for p in model.parameters()):
-                model.train()
-                for part in resting:
-                    part.eval()
+            elif not any(p.requires_grad for p in model.parameters()):
+                continue
+            model.train()  # in any case: a model's own `train` may freeze parts
+            for part in resting:
+                part.eval()
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.autocast is None:
@@ -130,11 +131,12 @@ class NetworkPair:
         for logits, targets in self._predict(loader):
             right += ((logits.argmax(-1) == targets) & ~logits.isnan().any(-1)).sum(1)
             samples += len(targets)
-        if not samples:
+        means = global_means({"accuracy_a": (right[0], samples), "accuracy_b": (right[1], samples)})
+        if math.isnan(means["accuracy_a"]):
             raise ValueError(
                 "the loader to evaluate gave no sample; a val_loader is iterated every epoch"
             )
-        return global_means({"accuracy_a": (right[0], samples), "accuracy_b": (right[1], samples)})
+        return means
 
     @torch.no_grad()
     def clean_probability(self, loader: Iterable[Any]) -> Tensor:
@@ -239,5 +241,7 @@ def _move(value: Any, device: torch.device) -> Any:
         return {key: _move(item, device) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
         moved = [_move(item, device) for item in value]
-        return type(value)(*moved) if hasattr(value, "_fields") else moved
+        if hasattr(value, "_fields"):
+            return type(value)(*moved)
+        return tuple(moved) if isinstance(value, tuple) else moved
     return value

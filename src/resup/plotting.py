@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from ._checks import as_column, as_similarities, check_number, to_numpy
+from ._checks import as_similarities, check_number, to_numpy
 from .histogram import SimilarityHistogram
 
 __all__ = [
@@ -270,9 +270,10 @@ def plot_suspects(
     Raises
     ------
     ValueError
-        If the shapes do not fit together, or `count` is less than 1.
+        If the shapes do not fit together, a weight is NaN or outside [0, 1], or `count` is no
+        integer of at least 1.
     """
-    pictures, given, w = to_numpy(images), to_numpy(labels), as_column(weights, "weights")
+    pictures, given, w = to_numpy(images), to_numpy(labels), as_similarities(weights, "weights")
     truth = None if true is None else to_numpy(true)
     if pictures.ndim != 3 and (pictures.ndim != 4 or pictures.shape[3] not in (3, 4)):
         raise ValueError(f"images must have shape (N, H, W) or (N, H, W, 3), got {pictures.shape}")
@@ -280,8 +281,7 @@ def plot_suspects(
         if column is not None and len(column) != len(w):
             raise ValueError(f"{name} must have {len(w)} rows, got {len(column)}")
     if axes is None:
-        if count < 1:
-            raise ValueError(f"count must be at least 1, got {count!r}")
+        check_number("count", count, 1, whole=True)
         rows = min(2, count)
         columns = -(-count // rows)
         grid = plt.subplots(rows, columns, figsize=(1.4 * columns, 1.8 * rows), squeeze=False)[1]

@@ -184,7 +184,8 @@ def log_signal(signal: Signal, logits: Tensor, labels: Tensor) -> tuple[Tensor, 
     logits = full_precision(logits)
     networks, n, c = logits.shape
     measure = signal if callable(signal) else scaled_loss_signal
-    values = [measure(z, targets) for targets in labels.reshape(-1, n) for z in logits]
+    sets = labels.reshape(math.prod(labels.shape[:-1]), n)
+    values = [measure(z, targets) for targets in sets for z in logits]
     for value in values:
         if not isinstance(value, Tensor):
             raise TypeError(f"signal must return a Tensor, got {type(value).__name__}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -23,21 +24,31 @@ def step(
     clip_grad_norm: float | None,
 ) -> None:
     """Clip the gradients of each model, and step the optimizers."""
-    if scaler:  # it refuses one without gradients, such as that of a frozen network
-        optimizers = [each for each in optimizers if _has_gradients(each)]
-    if clip_grad_norm is not None:
-        if scaler:
+    if scaler is None:
+        _clip(models, clip_grad_norm)
+        for optimizer in optimizers:
+            optimizer.step()
+        return
+    # a scaler refuses an optimizer without gradients, such as that of a frozen network
+    optimizers = [each for each in optimizers if _has_gradients(each)]
+    try:
+        if clip_grad_norm is not None:
             for optimizer in optimizers:
                 scaler.unscale_(optimizer)
+        _clip(models, clip_grad_norm)
+        for optimizer in optimizers:
+            scaler.step(optimizer)
+    except BaseException:
+        with suppress(AssertionError):  # of a scaler that has looked at no gradient yet
+            scaler.update()  # else it would unscale none again
+        raise
+    scaler.update()
+
+
+def _clip(models: Iterable[nn.Module], clip_grad_norm: float | None) -> None:
+    if clip_grad_norm is not None:
         for model in models:
             nn.utils.clip_grad_norm_(model.parameters(), clip_grad_norm)
-    for optimizer in optimizers:
-        if scaler:
-            scaler.step(optimizer)
-        else:
-            optimizer.step()
-    if scaler:
-        scaler.update()
 
 
 def zero_grad(optimizers: Iterable[Optimizer]) -> None:

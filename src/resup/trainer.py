@@ -288,11 +288,12 @@ class CoTrainer(SavedPair):
             If another process has died or hangs.
         """
         check_number("epochs", epochs, 0, whole=True)
+        checkpoint = None if checkpoint is None else Path(checkpoint).absolute()
         check_optimizers(self.models, self.optimizers)  # parameters may be unfrozen since
         restarts = (
             checkpoint is not None
             and resume is not None
-            and Path(checkpoint).resolve() == Path(resume).resolve()
+            and checkpoint.resolve() == Path(resume).resolve()
         )
         stepping.check_plateaus(self.schedulers, val_loader)
         if resume is not None and (not restarts or Path(resume).exists()):
@@ -315,7 +316,7 @@ class CoTrainer(SavedPair):
             try:
                 given = {"val_loader": val_loader, "checkpoint": checkpoint}
                 length = loaders.length(train_loader)
-                check_alike(self.epoch, self._done.steps, length, given, self.device)
+                check_alike(self.epoch, self._done.steps, epochs, length, given, self.device)
                 if self._ending is not None:
                     self._end_epoch(train_loader, val_loader, checkpoint)
                 while self.epoch < epochs and not (self._stop or self.should_stop):
