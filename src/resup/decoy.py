@@ -159,6 +159,8 @@ class DecoyMixture(SimilarityMixture):
             where labels are no better than chance, and no more noise is found than twice this,
             twice `decoy_rate_`, or 0.01. Without it the highest similarities show it, less exactly,
             if there are decoys enough: 50 / hit_rate. Else the Betas are fitted to the decoys too.
+            Without it noise between a few classes, or learnt by heart, is taken for none, which is
+            not told (`degenerate_`) either.
         least_rate : float, default=0.0
             Noise rate known from before. Where the fit finds less, as it does once wrong labels
             are learnt by heart, all odds are shifted alike until `noise_rate_` is this.

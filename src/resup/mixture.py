@@ -92,7 +92,7 @@ class BetaMixture(SimilarityMixture):
     -----
     More than 2,432 samples are summarised in a `SimilarityHistogram` first, which moves a value by
     less than 0.8 % of its distance from 0 or 1, and 1.6 % within 1e-6 of these; the cost of EM does
-    not grow with their number.
+    not grow with their number. Components hardly wider than that are not told apart.
 
     References
     ----------

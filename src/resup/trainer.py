@@ -53,9 +53,10 @@ class CoTrainer(SavedPair):
     ----------
     models : pair of nn.Module
         Network A and network B, on one device, initialised differently: equal ones would stay
-        equal. Each maps inputs to logits (N, C), or returns an object or mapping with ``logits``. A
-        mapping as input is passed as keyword arguments, a tuple or list as positional ones. Both
-        networks are given the same input, so they must not change it.
+        equal. Best of one kind: a weaker network holds the other one back. Each maps inputs to
+        logits (N, C), or returns an object or mapping with ``logits``. A mapping as input is passed
+        as keyword arguments, a tuple or list as positional ones. Both networks are given the same
+        input, so they must not change it.
     optimizer : Optimizer or pair of Optimizer
         Owns exactly the parameters of both models (frozen ones may be left out).
     scheduler : learning-rate scheduler or sequence of them, optional
@@ -262,11 +263,12 @@ class CoTrainer(SavedPair):
             instead with several processes, or if a worker of the loader has ended before
             accumulation or validation got the batches it needs.)
         resume : path, optional
-            Go on from this checkpoint, exactly: random states too are taken from it. It may be
-            missing only if it is the `checkpoint` path itself, so that one command both starts and
-            restarts a run. (Workers of a DataLoader that persist have random states of their own,
-            which no checkpoint holds; on a GPU many kernels differ in the last bits each time,
-            unless ``torch.use_deterministic_algorithms`` is set.)
+            Go on from this checkpoint, exactly: random states too are taken from it, those of
+            torch's, NumPy's and Python's generators that the loader, its samplers or its data set
+            hold among them. It may be missing only if it is the `checkpoint` path itself, so that
+            one command both starts and restarts a run. (Workers of a DataLoader that persist have
+            random states of their own, which no checkpoint holds; on a GPU many kernels differ in
+            the last bits each time, unless ``torch.use_deterministic_algorithms`` is set.)
 
         Returns
         -------
