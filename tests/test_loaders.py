@@ -22,6 +22,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from resup import loaders
 from resup.callbacks import Callback
 
 DATA = range(240)
@@ -100,6 +101,7 @@ def test_a_distributed_sampler_is_told_the_epoch(inside):
 GENERATORS = {
     "numpy": lambda: np.random.Generator(np.random.MT19937(3)),  # its state has an array
     "python": lambda: random.Random(3),
+    "legacy": lambda: np.random.RandomState(3),
 }
 
 
@@ -126,6 +128,7 @@ class Shuffled(Sampler):
         {"sampler": "own"},
         {"sampler": "numpy"},
         {"sampler": "python"},
+        {"sampler": "legacy"},
         {"shuffle": True, "num_workers": 1, "persistent_workers": True},
     ],
     ids=str,
@@ -202,6 +205,31 @@ def test_looking_at_labels_draws_nothing():
         t = trainer().fit(DataLoader(data(), 40, shuffle=True), 3, val_loader)
         weights.append(t.models[0][0].weight)
     torch.testing.assert_close(*weights, rtol=0, atol=0)
+
+
+def test_a_source_without_a_state_is_left_alone():
+    loader = DataLoader(DATA, sampler=Shuffled(random.SystemRandom()))
+    assert loaders.generators(loader) == []
+
+
+def test_the_generator_of_a_wrapped_loader_is_found():
+    class Wrapped:
+        def __init__(self, loader):
+            self.loader = loader
+
+        def __getattr__(self, name):
+            return getattr(self.loader, name)
+
+    generator = torch.Generator()
+    assert loaders.generators(Wrapped(DataLoader(DATA, generator=generator))) == [generator]
+
+
+def test_a_loader_with_other_generators_resumes(tmp_path):
+    def loader(kind):
+        return DataLoader(data(240), 30, sampler=Shuffled(GENERATORS[kind]()))
+
+    trainer().fit(loader("python"), 1, checkpoint=tmp_path / "c.pt")
+    assert trainer().fit(loader("numpy"), 2, resume=tmp_path / "c.pt").epoch == 2
 
 
 def test_an_empty_batch_counts_for_nothing():

@@ -200,6 +200,22 @@ def test_parts_that_a_model_freezes_itself_stay_frozen():
     assert not models[0][1].running_mean.any()
 
 
+def test_a_part_in_train_mode_within_one_in_eval_mode_stays_in_it():
+    models = [nn.Sequential(nn.Sequential(*model[:3]), model[3]) for model in pair()]
+    for model in models:
+        model[0].eval()
+        model[0][2].train()
+    trainer(models).fit(loader(), 2, loader())
+    assert [part.training for part in models[0].modules()] == [
+        True,
+        False,
+        False,
+        False,
+        True,
+        True,
+    ]
+
+
 def test_a_network_that_comes_in_eval_mode_is_trained():
     models = pair()
     models[0].eval()

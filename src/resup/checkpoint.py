@@ -47,7 +47,7 @@ def save_checkpoint(state: Mapping[str, Any], path: str | os.PathLike[str]) -> N
     try:
         try:
             with open(unfinished, "wb") as file:
-                torch.save({"kind": KIND, **_plain(state)}, file)
+                torch.save({"kind": KIND, "checksums": _checksums(), **_plain(state)}, file)
                 file.flush()
                 os.fsync(file.fileno())
         except (OSError, RuntimeError) as error:  # torch may raise its own instead of the disk's
@@ -110,8 +110,10 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if damaged := _damaged_part(path):
-            raise ValueError(f"{damaged} is not as it was written")
+        if isinstance(state, dict) and state.pop("checksums", False):
+            with zipfile.ZipFile(path) as archive:  # torch does not look at them
+                if damaged := archive.testzip():
+                    raise ValueError(f"{damaged} is not as it was written")
     except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # a damaged file can make the reader fail in any way
@@ -123,12 +125,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     return state
 
 
-def _damaged_part(path: str | os.PathLike[str]) -> str | None:
-    """Name a part of the file that does not have its checksum, which torch does not look at."""
-    if not getattr(torch.serialization, "get_crc32_options", lambda: True)():
-        return None  # then there are none
-    with zipfile.ZipFile(path) as archive:
-        return archive.testzip()
+def _checksums() -> bool:
+    """Whether torch writes a checksum of each part."""
+    return bool(getattr(torch.serialization, "get_crc32_options", lambda: True)())
 
 
 def load_part(part: Any, saved: Mapping[str, Any], name: str) -> None:
@@ -147,8 +146,12 @@ def random_states(generators: Sequence[Generator]) -> dict[str, Any]:
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
         "numpy": [name, torch.from_numpy(np.asarray(keys, np.int64)), *rest],
         "python": random.getstate(),
-        "loader": [_state(generator) for generator in generators],
+        "loader": [[_kind(generator), _state(generator)] for generator in generators],
     }
+
+
+def _kind(generator: Generator) -> str:
+    return f"{type(generator).__module__}.{type(generator).__name__}"
 
 
 def _state(generator: Generator) -> Any:
@@ -156,7 +159,11 @@ def _state(generator: Generator) -> Any:
         return generator.get_state()
     if isinstance(generator, random.Random):
         return generator.getstate()
-    state = generator.bit_generator.state
+    state: Any
+    if isinstance(generator, np.random.RandomState):
+        state = generator.get_state(legacy=False)
+    else:
+        state = generator.bit_generator.state
     return json.loads(json.dumps(state, default=methodcaller("tolist")))  # has arrays
 
 
@@ -165,6 +172,8 @@ def _set_state(generator: Generator, state: Any) -> None:
         generator.set_state(state.cpu())
     elif isinstance(generator, random.Random):
         generator.setstate(state)
+    elif isinstance(generator, np.random.RandomState):
+        generator.set_state(state)
     else:
         generator.bit_generator.state = state
 
@@ -177,8 +186,9 @@ def set_random_states(states: Mapping[str, Any], generators: Sequence[Generator]
     name, keys, *rest = states["numpy"]
     np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002
     random.setstate(states["python"])
-    for generator, state in zip(generators, states["loader"], strict=False):
-        _set_state(generator, state)
+    for generator, (kind, state) in zip(generators, states["loader"], strict=False):
+        if kind == _kind(generator):
+            _set_state(generator, state)
 
 
 @contextmanager

@@ -36,14 +36,23 @@ def samplers(loader: Iterable[Any]) -> list[Any]:
     return found
 
 
-Generator = torch.Generator | np.random.Generator | random.Random
+Generator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
 
 
 def generators(loader: Iterable[Any]) -> list[Generator]:
     """List the random generators of a loader, its samplers and its data set."""
-    owners = [loader, *samplers(loader), getattr(loader, "dataset", None)]
-    held = [value for owner in owners for value in getattr(owner, "__dict__", {}).values()]
-    return list({id(g): g for g in held if isinstance(g, Generator)}.values())
+    owners, inner = [loader, *samplers(loader)], getattr(loader, "dataset", None)
+    while inner is not None and not any(inner is other for other in owners):
+        owners.append(inner)
+        inner = getattr(inner, "dataset", None)  # of a Subset
+    held = [getattr(owner, "generator", None) for owner in owners]  # also of what is wrapped
+    held += [value for owner in owners for value in getattr(owner, "__dict__", {}).values()]
+    stateless = random.SystemRandom
+    return list(
+        {
+            id(g): g for g in held if isinstance(g, Generator) and not isinstance(g, stateless)
+        }.values()
+    )
 
 
 def set_epoch(loader: Iterable[Any], epoch: int) -> None:

@@ -95,8 +95,9 @@ class NetworkPair:
             elif not any(p.requires_grad for p in model.parameters()):
                 continue
             model.train()  # in any case: a model's own `train` may freeze parts
-            for part in resting:
-                part.eval()
+            frozen = {*resting, *(part for part in model.modules() if not part.training)}
+            for part in model.modules():
+                part.train(part not in frozen)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.autocast is None:

@@ -318,7 +318,9 @@ class CoTrainer(SavedPair):
             try:
                 given = {"val_loader": val_loader, "checkpoint": checkpoint}
                 length = loaders.length(train_loader)
-                check_alike(self.epoch, self._done.steps, epochs, length, given, self.device)
+                check_alike(
+                    self.epoch, self._done.steps, min(epochs, 2**53), length, given, self.device
+                )
                 if self._ending is not None:
                     self._end_epoch(train_loader, val_loader, checkpoint)
                 while self.epoch < epochs and not (self._stop or self.should_stop):
