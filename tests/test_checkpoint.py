@@ -163,8 +163,11 @@ def test_a_process_forked_in_training_ends_by_sigterm(tmp_path):
 
     class Forks(Callback):
         def on_epoch_end(self, trainer, record):
-            process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+            fork = multiprocessing.get_context("fork")
+            runs = fork.Event()  # Python itself drops a signal that comes before a fork is complete
+            process = fork.Process(target=lambda: (runs.set(), time.sleep(60)))
             process.start()
+            runs.wait()
             process.terminate()
             process.join()
             codes.append(process.exitcode)
