@@ -12,15 +12,13 @@ from typing_extensions import Self
 from ._base import SimilarityMixture, warn, weighted_values
 from ._checks import check_number, to_numpy
 from .contradictions import tail_rate
-from .decoy_fits import Values, betas, contrast
+from .decoy_fits import Values, agreement_of, betas, blend, contrast
 from .histogram import SMALLEST, Array
-from .odds import ALWAYS_RIGHT, LogOdds
+from .odds import ALWAYS_RIGHT
 
 __all__ = ["DecoyMixture", "hit_rate", "transition"]
 
 DECOY_WEIGHT = 0.2  # of all decoys in the Betas' fit where nothing was seen; samples weigh 1
-NEAR, SHARPNESS = 0.05, 4  # when two noise rates agree
-LEAST_SHARE = 0.3  # of the contrast in the log-odds, where the rates do not agree
 ENOUGH = 50  # decoys that are the predicted class, for a rate from them
 BELIEVED, TRACES = 2, 0.01  # at most so many times what either fit shows is found, or this
 
@@ -215,18 +213,10 @@ class DecoyMixture(SimilarityMixture):
         odds, found, agreement, swapped = ALWAYS_RIGHT, 0.0, 0.0, False
         unsupported = len(np.unique(samples.x)) < 2
         if not unsupported:
-
-            def blend(share: float) -> LogOdds:
-                a, b, c = (share * ratio + (1 - share) * mixture.log_odds).tolist()
-                return LogOdds(a, b, c, self.clip, 1 - self.clip).rising()
-
-            agreement = min(1.0, (rate + NEAR) / (likely + NEAR)) ** SHARPNESS
-            found = samples.w @ expit(-blend(agreement)(samples.x))
-            found = min(found, most)
+            agreement = agreement_of(rate, likely)
+            odds, found = blend(samples, ratio, mixture.log_odds, agreement, most, self.clip)
             all_wrong = rate * (1 + hit_rate) > 0.999 or found > 0.99
             swapped = bool(all_wrong and others.w @ others.x >= samples.w @ samples.x)
-            share = LEAST_SHARE + (1 - LEAST_SHARE) * agreement
-            odds = blend(share).held_to(found, samples.x, samples.w)
             odds = odds.not_below(least_probability)
             found = samples.w @ expit(-odds(samples.x))
             if told is not None or found < least_rate:

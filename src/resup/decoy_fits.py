@@ -1,4 +1,4 @@
-"""The two fits of DecoyMixture to samples and decoys: the contrast and the Betas."""
+"""The two fits of DecoyMixture, the contrast and the Betas, and what is made of both."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from scipy.special import expit, logit
 
 from .em import Mixture, likeliest_shapes, self_labels
 from .histogram import Array
+from .odds import LogOdds
 
 PRIOR, FLOOR = 0.1, 0.003  # pseudo-observations per sample: self-labels; uniform ones per component
 RATE_WEIGHT, CONTRAST_RATE_WEIGHT = 0.3, 0.01  # of the seen rate, the same unit
 RIDGE, CONTRAST_STEPS = 1e-4, 60
+NEAR, SHARPNESS = 0.05, 4  # when two noise rates agree
+LEAST_SHARE = 0.3  # of the contrast in the log-odds, where the rates do not agree
 
 
 @dataclass(frozen=True)
@@ -117,3 +120,23 @@ def betas(
         if moved + np.abs(mixture.weights - before.weights).max() < tol:
             return replace(mixture, converged=True), iteration
     return mixture, max_iter
+
+
+def agreement_of(rate: float, likely: float) -> float:
+    """How far the decoys account for a noise rate, in [0, 1]."""
+    agreement: float = min(1.0, (rate + NEAR) / (likely + NEAR)) ** SHARPNESS
+    return agreement
+
+
+def blend(
+    samples: Values, ratio: Array, of_betas: Array, agreement: float, most: float, clip: float
+) -> tuple[LogOdds, float]:
+    """Mean of the log-odds of both fits, held to the noise rate of a second mean or to `most`."""
+
+    def mean(share: float) -> LogOdds:
+        a, b, c = (share * ratio + (1 - share) * of_betas).tolist()
+        return LogOdds(a, b, c, clip, 1 - clip).rising()
+
+    rate = min(float(samples.w @ expit(-mean(agreement)(samples.x))), most)
+    odds = mean(LEAST_SHARE + (1 - LEAST_SHARE) * agreement)
+    return odds.held_to(rate, samples.x, samples.w), rate
