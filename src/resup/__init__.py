@@ -11,8 +11,8 @@ The way of the data; a module imports only from those before it::
     -> mixtures         em odds _base mixture decoy_fits contradictions decoy
     -> probabilities    posterior
     -> losses           losses
-    -> suspect labels   fdr report
     -> weights          alignment balance memory weigher
+    -> suspect labels   fdr report
     training            progress callbacks checkpoint pair saved stepping trainer
     apart               noise plotting
 """

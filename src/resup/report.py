@@ -9,19 +9,26 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ._checks import as_numbers, as_similarities, check_number, to_numpy
 from .fdr import HIDDEN, q_values
+from .histogram import Array
+from .similarity import cosine_label_similarity
+from .weigher import SampleWeigher
 
 __all__ = ["LabelReport"]
+
+ROUNDING = 0.01  # of a sum of probabilities in half precision
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no one truth
 class LabelReport:
     """One row per label, the least likely to be right first; each column an array of shape (N,).
 
-    ``CoTrainer.report`` makes it. ``vars(report)`` is a dict of columns, ready for a data frame.
+    ``CoTrainer.report`` makes it, and `from_predictions`. ``vars(report)`` is a dict of columns,
+    ready for a data frame.
     """
 
     index: NDArray[np.int64]
@@ -51,8 +58,9 @@ class LabelReport:
         clean_b: Any,
         probability: Any = None,
         hidden: float = HIDDEN,
+        ties: Any = None,
     ) -> LabelReport:
-        """Make the table from columns in loader order, each (N,)."""
+        """Make the table from columns in loader order, each (N,); `ties` ranks equal ones."""
         a, b = _probability("clean_a", clean_a), _probability("clean_b", clean_b)
         given, suggested = _labels("given", given), _labels("suggested", suggested)
         agree = to_numpy(agree)
@@ -63,7 +71,7 @@ class LabelReport:
             if column.shape != a.shape:
                 raise ValueError(f"{name} must have shape {a.shape}, got {column.shape}")
         clean = columns.get("probability", (a + b) / 2)
-        order = np.argsort(clean, kind="stable")
+        order = np.lexsort((np.zeros_like(clean) if ties is None else ties, clean))
         return cls(
             index=order,
             given=given[order],
@@ -74,6 +82,81 @@ class LabelReport:
             agree=np.asarray(agree, np.bool_)[order],
             q_value=q_values(clean, hidden=hidden)[order],
         )
+
+    @classmethod
+    def from_predictions(
+        cls, labels: Any, probabilities: Any, *, hidden: float = HIDDEN
+    ) -> LabelReport:
+        """Make the table from held-out predictions of any classifier, without training.
+
+        What `SampleWeigher` does after the first epoch of a training run: `DecoyMixture` is fitted
+        to the similarities of the predictions to the given and to other labels, with the noise rate
+        that the surest predictions show, and no label counts as less likely right than the share of
+        errors that the classifier makes allows.
+
+        Parameters
+        ----------
+        labels : array-like or Tensor of shape (N,)
+            Given labels, in [0, C).
+        probabilities : array-like or Tensor of shape (N, C) or (2, N, C)
+            Class probabilities, of one classifier or of two. Each sample's must come from a fit
+            without it, as from ``cross_val_predict(..., method="predict_proba")``: a classifier
+            that has learnt wrong labels by heart no longer shows them.
+        hidden : float, default=0.015
+            Share of the right labels that look just like wrong ones (:func:`resup.q_values`).
+
+        Returns
+        -------
+        LabelReport
+            Labels of equal probability follow in the order of their similarity. Of one classifier,
+            both networks' columns are the same.
+
+        Raises
+        ------
+        ValueError
+            If a shape does not fit, probabilities leave [0, 1] or do not sum to 1 for each sample,
+            or a label is no integer in [0, C).
+
+        Warns
+        -----
+        UserWarning
+            If the predictions do not support a mixture, so that every label counts as right.
+
+        Notes
+        -----
+        A classifier that errs often looks like wrong labels: the noise rate is then too high, while
+        lists by q-value stay short. Where one class is often labelled as another it can be too low.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_digits
+        >>> from sklearn.ensemble import RandomForestClassifier
+        >>> from sklearn.model_selection import cross_val_predict
+        >>> from resup import LabelReport
+        >>> x, labels = load_digits(return_X_y=True)
+        >>> labels[::10] = (labels[::10] + 1) % 10  # a tenth is wrong
+        >>> forest = RandomForestClassifier(random_state=0)
+        >>> p = cross_val_predict(forest, x, labels, method="predict_proba")
+        >>> report = LabelReport.from_predictions(labels, p)
+        >>> int((report.index[:100] % 10 == 0).sum())  # of the hundred most suspicious
+        96
+        """
+        y, p = _predictions(labels, probabilities)
+        n_classes = p.shape[-1]
+        with np.errstate(divide="ignore"):
+            logits, targets = torch.from_numpy(np.log(p)), torch.from_numpy(y)
+        weigher = SampleWeigher(networks=len(p), n_classes=n_classes)
+        if weigher.decoys is not None:
+            weigher.decoys.draw_from(targets.bincount(minlength=n_classes) > 0)
+        order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
+        for batch in order.tensor_split(n_classes - 1):  # the decoys of each are other classes
+            weigher(logits[:, batch], targets[batch])
+        weigher.refit()
+        clean = weigher.judge(logits, targets).numpy()
+        similarity = torch.stack([cosine_label_similarity(z, targets) for z in logits]).mean(0)
+        predicted = p.argmax(-1)
+        agree, suggested = predicted[0] == predicted[-1], p.mean(0).argmax(-1)
+        return cls.ranked(y, suggested, agree, clean[0], clean[-1], hidden=hidden, ties=similarity)
 
     def suspects(self, false_discovery_rate: float) -> NDArray[np.int64]:
         """List the suspect labels by their place in the loader, the most suspicious first.
@@ -142,3 +225,27 @@ def _labels(name: str, values: Any) -> NDArray[np.int64]:
     if (whole != labels).any():
         raise ValueError(f"{name} must be integers, got {labels[whole != labels][0]}")
     return whole
+
+
+def _predictions(labels: Any, probabilities: Any) -> tuple[NDArray[np.int64], Array]:
+    """Labels (N,) and probabilities (networks, N, C) in float64, or raise."""
+    y, p = _labels("labels", labels), as_numbers(probabilities, "probabilities").astype(np.float64)
+    if p.ndim == 2:
+        p = p[None]
+    if p.ndim != 3 or len(p) not in (1, 2) or not p.shape[1] or p.shape[2] < 2:
+        raise ValueError(
+            "probabilities must have shape (N, C) or (2, N, C) with N >= 1 and C >= 2, got "
+            f"{np.shape(probabilities)}"
+        )
+    sums = p.sum(-1)
+    if not (p.min() >= 0 and np.abs(sums - 1).max() <= ROUNDING):  # nor if one is NaN
+        raise ValueError(
+            "probabilities must be in [0, 1] and sum to 1 for each sample, got values from "
+            f"{p.min():.4g} to {p.max():.4g} and sums from {sums.min():.4g} to {sums.max():.4g}"
+        )
+    n, c = p.shape[1:]
+    if y.shape != (n,):
+        raise ValueError(f"labels must have shape ({n},), got {y.shape}")
+    if y.min() < 0 or y.max() >= c:
+        raise ValueError(f"labels must lie in [0, {c}), got values from {y.min()} to {y.max()}")
+    return y, p
