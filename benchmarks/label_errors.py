@@ -12,6 +12,8 @@ cleanlab   one network with plain cross-entropy in each of 5 folds, stratified b
            The predictions of held-out images, after the last epoch or by the mean over the epochs
            after the first, go to cleanlab's label quality scores, and to `find_label_issues` as it
            comes, which names a set and ranks it by self-confidence.
+from_predictions
+           what `LabelReport.from_predictions` says of the same held-out predictions.
 
 A wrong label is the positive class. Precision and recall are those of the set that
 `find_label_issues` names, or of the labels that are more likely wrong than right. The area and the
@@ -55,7 +57,7 @@ from paper.provenance import ROOT, provenance
 from paper.run import AUTOCAST, DEVICE, DTYPE, Protocol, make_network, positive, whole
 from posterior_quality import STATED, listed
 
-from resup import CoTrainer
+from resup import CoTrainer, LabelReport
 from resup.callbacks import Callback
 
 CLASSES, FOLDS = 10, 5
@@ -249,6 +251,13 @@ def evaluate(
         )
         seconds, suspicion = trained + now() - start, by_rank(issues, len(wrong))
         yield row(f"cleanlab, find_label_issues, {which}", suspicion, seconds, suspicion > 0)
+        start = now()
+        report = LabelReport.from_predictions(given, probabilities)
+        seconds, place = trained + now() - start, np.argsort(report.index)
+        judged = report.clean_probability[place]
+        found = row(f"from_predictions, {which}", -place, seconds, judged < 0.5)
+        false, share = listed(judged, ~wrong)
+        yield found | {"listed_falsely": false, "listed": share}
 
 
 def by_rank(issues: NDArray[np.intp], n: int) -> NDArray[np.float64]:

@@ -70,7 +70,7 @@ def test_finds_wrong_labels(run, label_errors, monkeypatch, capsys):
     assert "no numbers yet, resup.npz missing" in capsys.readouterr().out
     result = run("--only", "resup")
     rows = {row["method"]: row for row in result["results"]}
-    assert len(rows) == 10
+    assert len(rows) == 12
     assert result["samples"] == 200
     assert result["versions"]["cleanlab"]
     for name, row in rows.items():
@@ -156,6 +156,8 @@ def test_predictions_stand_at_their_own_rows(label_errors, rng):
     assert rows["resup, mean of epochs"]["listed_falsely"] == pytest.approx([0, 0, 20 / 80])
     assert rows["cleanlab, find_label_issues, last epoch"]["precision"] == 1
     assert rows["cleanlab, find_label_issues, mean of epochs"]["recall"] == 1
+    assert rows["from_predictions, last epoch"]["named"] == 60
+    assert rows["from_predictions, mean of epochs"]["listed_falsely"] == [0, 0, 0]
     assert rows["cleanlab, self_confidence, last epoch"]["seconds"] == pytest.approx(10, abs=1)
     assert rows["cleanlab, self_confidence, mean of epochs"]["seconds"] == pytest.approx(15, abs=1)
     assert "precision" not in rows["cleanlab, self_confidence, last epoch"]

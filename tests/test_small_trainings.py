@@ -50,3 +50,25 @@ def test_rare_classes_are_learnt_from_few_samples(monkeypatch):
     records = [script.run(script.digits, 10, script.NOISES["none"], seed) for seed in (0, 1)]
     plain, resup = (np.mean([r[name]["classes"] for r in records]) for name in ("plain", "resup"))
     assert resup > plain - 0.04  # it was 0.27 lower
+
+
+def test_predictions_beside_cleanlab(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("cleanlab")
+    script = importlib.import_module("predictions")
+    monkeypatch.setattr(script, "MADE", {"3 classes": (3, 2.0)})
+    for kind in ("forest", "logistic regression"):
+        monkeypatch.delitem(script.CLASSIFIERS, kind)
+    out = tmp_path / "rows.json"
+    monkeypatch.setattr(sys, "argv", ["predictions.py", "--seeds", "0", "--out", str(out)])
+    script.main()
+    head, _, *lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 * len(script.NOISES)
+    assert all(line.count("|") == head.count("|") for line in lines)
+    for row in json.loads(out.read_text())["rows"]:
+        [run] = row["runs"]
+        if script.NOISES[row["noise"]] is None:
+            assert run["wrong"] == 0
+        else:
+            assert run["resup"]["auroc"] > 0.85
+            assert min(run["cleanlab"]["auroc"]) > 0.85
+            assert run["wrong"] == pytest.approx(script.NOISES[row["noise"]][1], abs=0.03)
