@@ -35,7 +35,6 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -346,9 +345,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not results:
         return
     print(markdown(results))
-    origin = provenance()
-    if not alone:
-        origin["versions"] |= {"cleanlab": metadata.version("cleanlab")}
+    origin = provenance(*(() if alone else ("cleanlab",)))
     record = {
         **origin,
         "trained_by": [json.loads(text) for text in dict.fromkeys(trained)],

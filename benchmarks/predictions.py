@@ -149,7 +149,7 @@ def main() -> None:
     args = arguments(__doc__, [0, 1, 2]).parse_args()
     heads = ["table", "noise", "errors", "wrong", "resup: found", "cleanlab: found"]
     heads += ["AUROC, both", "resup: named", "cleanlab: named", f"listed at {STATED}", "false"]
-    write_table(heads, rows(args.seeds), args.out)
+    write_table(heads, rows(args.seeds), args.out, ["cleanlab"])
 
 
 if __name__ == "__main__":

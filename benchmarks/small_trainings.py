@@ -51,7 +51,10 @@ def arguments(doc: str, seeds: Sequence[int]) -> argparse.ArgumentParser:
 
 
 def write_table(
-    heads: Sequence[str], rows: Iterator[tuple[dict[str, Any], list[str]]], out: Path | None
+    heads: Sequence[str],
+    rows: Iterator[tuple[dict[str, Any], list[str]]],
+    out: Path | None,
+    packages: Sequence[str] = (),
 ) -> None:
     """Print a row, its cells, as soon as it is there; at the end write the records."""
     torch.set_num_threads(1)
@@ -61,4 +64,4 @@ def write_table(
         records.append(record)
         print("| " + " | ".join(cells) + " |", flush=True)
     if out:
-        out.write_text(json.dumps({"rows": records, **provenance()}, indent=1) + "\n")
+        out.write_text(json.dumps({"rows": records, **provenance(*packages)}, indent=1) + "\n")

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGES = ("numpy", "scipy", "scikit-learn", "torch")
 
 
-def provenance() -> dict[str, object]:
+def provenance(*packages: str) -> dict[str, object]:
     command = Path(sys.argv[0]).resolve()
     if command.is_relative_to(ROOT):
         command = command.relative_to(ROOT)
@@ -23,7 +23,7 @@ def provenance() -> dict[str, object]:
         "command": " ".join(["python", command.as_posix(), *sys.argv[1:]]),
         "commit": COMMIT,
         "versions": {"python": platform.python_version()}
-        | {package: metadata.version(package) for package in PACKAGES},
+        | {package: metadata.version(package) for package in (*PACKAGES, *packages)},
         "hardware": {
             "platform": platform.platform(),
             "cpu": processor(),
