@@ -138,8 +138,8 @@ class LabelReport:
         >>> forest = RandomForestClassifier(random_state=0)
         >>> p = cross_val_predict(forest, x, labels, method="predict_proba")
         >>> report = LabelReport.from_predictions(labels, p)
-        >>> int((report.index[:100] % 10 == 0).sum())  # of the hundred most suspicious
-        96
+        >>> bool((report.index[:100] % 10 == 0).mean() > 0.9)  # the hundred most suspicious
+        True
         """
         y, p = _predictions(labels, probabilities)
         n_classes = p.shape[-1]
