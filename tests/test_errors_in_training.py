@@ -190,6 +190,16 @@ def test_a_run_begun_anew_logs_after_a_broken_line(tmp_path):
     assert [record["epoch"] for record in logged] == [1, 1]
 
 
+@pytest.mark.parametrize("text", ['{"lr": 0.1}\n', "notes\nof mine\n", '{"epoch": 7}'])
+def test_what_others_wrote_stays_in_the_log(text, tmp_path):
+    log = tmp_path / "log.jsonl"
+    log.write_text(text)
+    trainer(callbacks=[JSONLinesLogger(log)]).fit(DataLoader(data(), 40), 1)
+    *others, last = log.read_text().splitlines()
+    assert others == text.splitlines()
+    assert json.loads(last)["epoch"] == 1
+
+
 def test_numbers_of_numpy_and_torch_are_logged(tmp_path):
     class Mine(Callback):
         def on_epoch_end(self, trainer, record):

@@ -11,6 +11,7 @@ import torch
 from small import data, trainer
 from torch.utils.data import (
     BatchSampler,
+    ConcatDataset,
     DataLoader,
     Dataset,
     DistributedSampler,
@@ -18,9 +19,11 @@ from torch.utils.data import (
     RandomSampler,
     Sampler,
     SequentialSampler,
+    Subset,
     SubsetRandomSampler,
     WeightedRandomSampler,
 )
+from tqdm import tqdm
 
 from resup import loaders
 from resup.callbacks import Callback
@@ -224,12 +227,39 @@ def test_the_generator_of_a_wrapped_loader_is_found():
     assert loaders.generators(Wrapped(DataLoader(DATA, generator=generator))) == [generator]
 
 
-def test_a_loader_with_other_generators_resumes(tmp_path):
-    def loader(kind):
-        return DataLoader(data(240), 30, sampler=Shuffled(GENERATORS[kind]()))
+def test_generators_in_joined_data_sets_and_progress_bars_are_found():
+    class Noisy(Numbered):
+        def __init__(self):
+            super().__init__()
+            self.rng = np.random.default_rng(0)
 
-    trainer().fit(loader("python"), 1, checkpoint=tmp_path / "c.pt")
-    assert trainer().fit(loader("numpy"), 2, resume=tmp_path / "c.pt").epoch == 2
+    parts = [Noisy(), Noisy()]
+    loader = DataLoader(Subset(ConcatDataset(parts), range(4)), generator=torch.Generator())
+    found = loaders.generators(tqdm(loader, disable=True))
+    assert {*map(id, found)} == {*map(id, (loader.generator, *(part.rng for part in parts)))}
+    assert loaders.samplers(tqdm(loader, disable=True)) == loaders.samplers(loader)
+
+
+def test_an_object_that_makes_up_attributes_ends():
+    class Endless:
+        def __getattr__(self, name):
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return Endless()
+
+    assert loaders.generators(Endless()) == []
+
+
+@pytest.mark.parametrize("kind", ["numpy", "another of numpy's"])
+def test_a_loader_with_other_generators_resumes(kind, tmp_path):
+    others = GENERATORS | {"another of numpy's": lambda: np.random.Generator(np.random.Philox(3))}
+
+    def loader(kind):
+        return DataLoader(data(240), 30, sampler=Shuffled(others[kind]()))
+
+    first = "python" if kind == "numpy" else "numpy"
+    trainer().fit(loader(first), 1, checkpoint=tmp_path / "c.pt")
+    assert trainer().fit(loader(kind), 2, resume=tmp_path / "c.pt").epoch == 2
 
 
 def test_an_empty_batch_counts_for_nothing():

@@ -73,8 +73,11 @@ class JSONLinesLogger(Callback):
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
             last = trainer.epoch or sys.float_info.max  # of another run only a broken line goes
             done = [*takewhile(lambda line: _epoch(line) > last, reversed(lines))]
-            if done:
-                self.path.write_text("".join(lines[: -len(done)]), encoding="utf-8")
+            kept = lines[: len(lines) - len(done)]
+            if kept and not kept[-1].endswith("\n"):
+                kept[-1] += "\n"
+            if kept != lines:
+                self.path.write_text("".join(kept), encoding="utf-8")
         self._start = time.perf_counter()
 
     def on_epoch_end(self, trainer: Any, record: Mapping[str, Any]) -> None:
@@ -89,11 +92,13 @@ class JSONLinesLogger(Callback):
 
 
 def _epoch(line: str) -> float:
-    """Epoch of a record; that of a broken line is still to come."""
+    """Epoch of a record; that of a line broken off is still to come, a line of others has none."""
     try:
         return float(json.loads(line)["epoch"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf
+    except ValueError:
+        return -math.inf if line.endswith("\n") else math.inf
+    except (KeyError, TypeError):
+        return -math.inf
 
 
 class ProbabilityHistory(Callback):

@@ -151,7 +151,9 @@ def random_states(generators: Sequence[Generator]) -> dict[str, Any]:
 
 
 def _kind(generator: Generator) -> str:
-    return f"{type(generator).__module__}.{type(generator).__name__}"
+    bits = getattr(generator, "bit_generator", None)  # NumPy's generators differ by theirs
+    names = [f"{type(g).__module__}.{type(g).__name__}" for g in (generator, bits) if g is not None]
+    return " ".join(names)
 
 
 def _state(generator: Generator) -> Any:

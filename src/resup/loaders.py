@@ -15,6 +15,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+MOST_PARTS = 1000  # of a loader: an object that makes up attributes has no end
+
 
 def length(loader: Iterable[Any]) -> int | None:
     """Count the batches of an epoch, if the loader can say it."""
@@ -24,15 +26,28 @@ def length(loader: Iterable[Any]) -> int | None:
         return None
 
 
+def unwrapped(loader: Iterable[Any]) -> Any:
+    """Take the loader out of a progress bar."""
+    return getattr(loader, "iterable", loader)
+
+
 def samplers(loader: Iterable[Any]) -> list[Any]:
     """List what decides the order: samplers and batch samplers, and what is inside of them."""
+    return _parts(unwrapped(loader), "sampler", "batch_sampler")
+
+
+def _parts(whole: Any, *names: str) -> list[Any]:
+    """List what an object holds under these names, and what that holds."""
     found: list[Any] = []
-    waiting = [getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
-    while waiting:
-        sampler = waiting.pop()
-        if sampler is not None and not any(sampler is other for other in found):
-            found.append(sampler)
-            waiting.append(getattr(sampler, "sampler", None))
+    owners = [whole]
+    while owners and len(found) < MOST_PARTS:
+        owner = owners.pop()
+        several = getattr(owner, "datasets", None)  # of a ConcatDataset
+        inner = [getattr(owner, name, None) for name in names]
+        for part in [*inner, *(several if isinstance(several, (list, tuple)) else ())]:
+            if part is not None and not any(part is other for other in found):
+                found.append(part)
+                owners.append(part)
     return found
 
 
@@ -40,11 +55,9 @@ Generator = torch.Generator | np.random.Generator | np.random.RandomState | rand
 
 
 def generators(loader: Iterable[Any]) -> list[Generator]:
-    """List the random generators of a loader, its samplers and its data set."""
-    owners, inner = [loader, *samplers(loader)], getattr(loader, "dataset", None)
-    while inner is not None and not any(inner is other for other in owners):
-        owners.append(inner)
-        inner = getattr(inner, "dataset", None)  # of a Subset
+    """List the random generators of a loader, its samplers and its data sets."""
+    loader = unwrapped(loader)
+    owners = [loader, *samplers(loader), *_parts(loader, "dataset")]
     held = [getattr(owner, "generator", None) for owner in owners]  # also of what is wrapped
     held += [value for owner in owners for value in getattr(owner, "__dict__", {}).values()]
     stateless = random.SystemRandom
@@ -87,7 +100,7 @@ def until_stopped(loader: Iterable[Any], stopped: Callable[[], bool]) -> Iterato
 
 def check_order(loader: Iterable[Any]) -> None:
     """Raise if a loader shuffles or drops samples, so that its order means nothing."""
-    loader = getattr(loader, "iterable", loader)  # of a progress bar
+    loader = unwrapped(loader)
     if not isinstance(loader, DataLoader):
         return
     shuffling = RandomSampler, SubsetRandomSampler, WeightedRandomSampler
