@@ -24,6 +24,16 @@ FIRST_SURPLUS = 0.05  # of the rate seen after the first epoch, when a network s
 FIRST_DOUBT = 0.4  # of its share of errors then: no label is less likely right
 
 
+def first_impression(rate: float, contradicted: float) -> tuple[float, float]:
+    """Noise rate to believe, and least probability of a right label, where nothing is remembered.
+
+    Of the noise rate that the surest predictions show and the share of all labels contradicted.
+    """
+    seen = max(0.0, rate - FIRST_SURPLUS)  # 0 if that is NaN
+    errors = max(0.0, contradicted - seen) / (1 - seen)
+    return seen, FIRST_DOUBT * errors
+
+
 class NoiseMemory(StateModule):
     """Noise rates that the epochs of a training run have shown, for each network.
 
@@ -169,15 +179,14 @@ class NoiseMemory(StateModule):
         """Tell `DecoyMixture.fit` what it cannot see in similarities and decoys."""
         before, last = self.seen[network].tolist()
         if self.is_new(network):
-            seen = max(0.0, last - FIRST_SURPLUS)  # 0 if that is NaN too
-            errors = max(0.0, self.contradicted[network].item() - seen) / (1 - seen)
+            seen, doubt = first_impression(last, self.contradicted[network].item())
         else:
-            seen, errors = max(self.seen_held[network].item(), min(before, last)), 0.0
+            seen, doubt = max(self.seen_held[network].item(), min(before, last)), 0.0
         return {
             "hit_rate": self.hit_rate.item(),
             "seen_rate": seen,
             "least_rate": min(self.found_held[network].item(), BELIEVED * seen),
-            "least_probability": FIRST_DOUBT * errors,
+            "least_probability": doubt,
         }
 
     def find(self, network: int, rate: float) -> None:

@@ -9,14 +9,16 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
 
 from ._checks import as_numbers, as_similarities, check_number, to_numpy
+from .accumulator import CONFIDENCE_BINS, CONFIDENCE_EDGES
+from .contradictions import contradiction_rate
+from .decoy import DecoyMixture
 from .fdr import HIDDEN, q_values
-from .histogram import Array
-from .similarity import cosine_label_similarity
-from .weigher import SampleWeigher
+from .histogram import Array, SimilarityHistogram
+from .memory import first_impression
 
 __all__ = ["LabelReport"]
 
@@ -89,10 +91,10 @@ class LabelReport:
     ) -> LabelReport:
         """Make the table from held-out predictions of any classifier, without training.
 
-        What `SampleWeigher` does after the first epoch of a training run: `DecoyMixture` is fitted
-        to the similarities of the predictions to the given and to other labels, with the noise rate
-        that the surest predictions show, and no label counts as less likely right than the share of
-        errors that the classifier makes allows.
+        As `SampleWeigher` does after the first epoch of a training run, `DecoyMixture` is fitted to
+        the similarities of the predictions to the given label and to all others, with the noise
+        rate that the surest predictions show, and no label counts as less likely right than the
+        share of errors that the classifier makes allows.
 
         Parameters
         ----------
@@ -120,12 +122,12 @@ class LabelReport:
         Warns
         -----
         UserWarning
-            If the predictions do not support a mixture, so that every label counts as right.
+            If all labels are equally similar to their predictions, so that each counts as right.
 
         Notes
         -----
-        A classifier that errs often looks like wrong labels: the noise rate is then too high, while
-        lists by q-value stay short. Where one class is often labelled as another it can be too low.
+        A classifier that errs often looks like wrong labels: the noise rate is then too high. Where
+        one class is often labelled as another it can be too low.
 
         Examples
         --------
@@ -142,21 +144,17 @@ class LabelReport:
         True
         """
         y, p = _predictions(labels, probabilities)
-        n_classes = p.shape[-1]
-        with np.errstate(divide="ignore"):
-            logits, targets = torch.from_numpy(np.log(p)), torch.from_numpy(y)
-        weigher = SampleWeigher(networks=len(p), n_classes=n_classes)
-        if weigher.decoys is not None:
-            weigher.decoys.draw_from(targets.bincount(minlength=n_classes) > 0)
-        order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
-        for batch in order.tensor_split(n_classes - 1):  # the decoys of each are other classes
-            weigher(logits[:, batch], targets[batch])
-        weigher.refit()
-        clean = weigher.judge(logits, targets).numpy()
-        similarity = torch.stack([cosine_label_similarity(z, targets) for z in logits]).mean(0)
         predicted = p.argmax(-1)
         agree, suggested = predicted[0] == predicted[-1], p.mean(0).argmax(-1)
-        return cls.ranked(y, suggested, agree, clean[0], clean[-1], hidden=hidden, ties=similarity)
+        clean, similarity = zip(*(_judge(y, own) for own in p), strict=True)
+        if any((own == 1).all() for own in clean):
+            warnings.warn(
+                "all labels are equally similar to their predictions; each counts as right",
+                stacklevel=2,
+            )
+        return cls.ranked(
+            y, suggested, agree, clean[0], clean[-1], hidden=hidden, ties=sum(similarity)
+        )
 
     def suspects(self, false_discovery_rate: float) -> NDArray[np.int64]:
         """List the suspect labels by their place in the loader, the most suspicious first.
@@ -249,3 +247,34 @@ def _predictions(labels: Any, probabilities: Any) -> tuple[NDArray[np.int64], Ar
     if y.min() < 0 or y.max() >= c:
         raise ValueError(f"labels must lie in [0, {c}), got values from {y.min()} to {y.max()}")
     return y, p
+
+
+def _judge(labels: NDArray[np.int64], p: Array) -> tuple[Array, Array]:
+    """How likely each label is to be right by one classifier's predictions, and its similarity.
+
+    Overwrites the predictions by similarities, which for many classes are large.
+    """
+    n_classes = p.shape[1]
+    highest, predicted = p.max(1), p.argmax(1)
+    counts = np.zeros((n_classes, CONFIDENCE_BINS, 2))
+    bins = np.searchsorted(CONFIDENCE_EDGES, np.log(highest))
+    np.add.at(counts, (predicted, bins, (predicted != labels).astype(int)), 1)
+    seen, doubt = first_impression(contradiction_rate(counts), float((predicted != labels).mean()))
+
+    p /= np.sqrt(np.einsum("nc,nc->n", p, p))[:, None]
+    s = p[np.arange(len(labels)), labels]
+    occurs = np.bincount(labels, minlength=n_classes) > 0
+    if occurs.sum() < 2:
+        occurs[:] = True
+    given, all_, absent = (SimilarityHistogram().update(v.ravel()) for v in (s, p, p[:, ~occurs]))
+    decoys = SimilarityHistogram(all_.counts - absent.counts - given.counts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        mixture = DecoyMixture().fit(
+            s,
+            decoys,
+            hit_rate=1 / (occurs.sum() - 1),
+            seen_rate=seen,
+            least_probability=doubt,
+        )
+    return mixture.predict_proba(s)[:, -1], s
