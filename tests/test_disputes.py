@@ -191,6 +191,16 @@ def test_a_network_that_loses_one_class_after_another_knows_them_all():
         assert memory.hints(0)["seen_rate"] == pytest.approx(0.4 - FIRST_SURPLUS)
 
 
+def test_a_network_whose_rates_are_all_forgotten_shows_new_ones():
+    memory = NoiseMemory(1)
+    for rate, lost, seen in ((0.4, 0, 0.4), (0.3, 0, 0.3), (0.25, 1, 0.25), (0.1, 2, 0.25)):
+        shown_ = epoch([rate], [0])
+        gives_up(shown_, 0, lost)
+        memory.look(shown_)
+        first = 0 if rate == 0.3 else FIRST_SURPLUS  # two epochs are remembered then
+        assert memory.hints(0)["seen_rate"] == pytest.approx(seen - first)
+
+
 def test_hints_of_a_network_that_showed_nothing_are_finite():
     memory, shown_ = NoiseMemory(2), epoch((0.3, 0.3), (0, 0))
     shown_.contradictions[0].zero_()

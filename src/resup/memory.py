@@ -53,7 +53,7 @@ class NoiseMemory(StateModule):
     network does not predict look like decoys. So if it finds most labels right, and has always
     given up some common class, the rate of the decoys is forgotten after each epoch, and from the
     second epoch on the one seen too. Once every class has been predicted, no rate is taken in while
-    the network gives up a class for two epochs or more.
+    the network gives up a class for two epochs or more, unless all have been forgotten.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ class NoiseMemory(StateModule):
         self._forget()
         self._look_at_classes(epoch)
         self._look_at_disputes(epoch.disputes.cpu().numpy())
-        skips = self.misled() & self.known.all(1)
+        skips = self.misled() & self.known.all(1) & self.seen.isfinite().any(1)
         for network, counts in enumerate(epoch.contradictions.cpu().numpy()):
             if counts.any() and not skips[network]:  # an epoch that showed nothing says nothing
                 self._look_at_contradictions(network, counts)
