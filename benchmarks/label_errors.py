@@ -225,10 +225,15 @@ def evaluate(
             found["recall"] = float(recall_score(wrong, named))
         return found
 
+    def judged(
+        name: str, suspicion: NDArray[Any], seconds: NDArray[Any], probability: NDArray[Any]
+    ) -> dict[str, Any]:
+        false, share = listed(probability, ~wrong)
+        found = row(name, suspicion, seconds, probability < 0.5)
+        return found | {"listed_falsely": false, "listed": share}
+
     for key, which, took in OVER:
-        found = row(f"{method}, {which}", -clean[key], clean[took], clean[key] < 0.5)
-        false, share = listed(clean[key], ~wrong)
-        yield found | {"listed_falsely": false, "listed": share}
+        yield judged(f"{method}, {which}", -clean[key], clean[took], clean[key])
 
     if not folds:
         return
@@ -253,10 +258,7 @@ def evaluate(
         start = now()
         report = LabelReport.from_predictions(given, probabilities)
         seconds, place = trained + now() - start, np.argsort(report.index)
-        judged = report.clean_probability[place]
-        found = row(f"from_predictions, {which}", -place, seconds, judged < 0.5)
-        false, share = listed(judged, ~wrong)
-        yield found | {"listed_falsely": false, "listed": share}
+        yield judged(f"from_predictions, {which}", -place, seconds, report.clean_probability[place])
 
 
 def by_rank(issues: NDArray[np.intp], n: int) -> NDArray[np.float64]:

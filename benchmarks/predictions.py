@@ -20,7 +20,7 @@ from cleanlab.rank import get_label_quality_scores
 from sklearn.datasets import load_digits, make_classification
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import precision_score, recall_score, roc_auc_score
 from sklearn.model_selection import cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
@@ -76,10 +76,9 @@ def labels(true: np.ndarray, kind: str, seed: int) -> np.ndarray:
 
 def named(wrong: np.ndarray, chosen: np.ndarray) -> dict[str, float]:
     """Share of those chosen that are wrong, and of the wrong ones that are chosen."""
-    found = (wrong & chosen).sum()
     return {
-        "precision": float(found / max(chosen.sum(), 1)),
-        "recall": float(found / max(wrong.sum(), 1)),
+        "precision": float(precision_score(wrong, chosen, zero_division=0)),
+        "recall": float(recall_score(wrong, chosen, zero_division=0)),
     }
 
 

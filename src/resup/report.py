@@ -256,10 +256,11 @@ def _judge(labels: NDArray[np.int64], p: Array) -> tuple[Array, Array]:
     """
     n_classes = p.shape[1]
     highest, predicted = p.max(1), p.argmax(1)
+    contradicts = predicted != labels
     counts = np.zeros((n_classes, CONFIDENCE_BINS, 2))
     bins = np.searchsorted(CONFIDENCE_EDGES, np.log(highest))
-    np.add.at(counts, (predicted, bins, (predicted != labels).astype(int)), 1)
-    seen, doubt = first_impression(contradiction_rate(counts), float((predicted != labels).mean()))
+    np.add.at(counts, (predicted, bins, contradicts.astype(int)), 1)
+    seen, doubt = first_impression(contradiction_rate(counts), float(contradicts.mean()))
 
     p /= np.sqrt(np.einsum("nc,nc->n", p, p))[:, None]
     s = p[np.arange(len(labels)), labels]
