@@ -14,9 +14,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
-from sklearn.metrics import roc_auc_score
-from small_trainings import arguments, hits, span, trainer_of, write_table
-from torch import nn
+from small_trainings import arguments, auroc, hits, one_layer, span, trainer_of, write_table
 from torch.utils.data import DataLoader, TensorDataset
 
 from resup import noise
@@ -32,10 +30,6 @@ SIZES = {300: 32, 600: 32, 1300: 128}  # samples: batch size
 EPOCHS = 20
 
 
-def network() -> nn.Module:
-    return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-
-
 def run(n: int, kind: str, seed: int, warmups: Iterable[int]) -> dict:
     images, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(seed).permutation(len(labels))
@@ -46,7 +40,7 @@ def run(n: int, kind: str, seed: int, warmups: Iterable[int]) -> dict:
     record = {"realised": noise.noise_rate(y[:n], given)}
     for name, warmup in {"plain": EPOCHS, **{f"warm-up {w}": w for w in warmups}}.items():
         torch.manual_seed(seed)
-        trainer = trainer_of((network(), network()), warmup)
+        trainer = trainer_of((one_layer(64, 10), one_layer(64, 10)), warmup)
         trainer.fit(DataLoader(data, SIZES[n], shuffle=True), EPOCHS)
         accuracy = float(hits(trainer.models[0], x[n:], y[n:]).mean())
         if name == "plain":
@@ -55,7 +49,7 @@ def run(n: int, kind: str, seed: int, warmups: Iterable[int]) -> dict:
         clean = trainer.clean_probability(DataLoader(data, 500)).numpy()
         record[name] = {
             "found": float(np.mean(trainer.weigher.noise_rates_)),
-            "auroc": float(roc_auc_score(~wrong, clean)) if wrong.any() else None,
+            "auroc": auroc(wrong, clean),
             "accuracy": accuracy,
         }
     return record

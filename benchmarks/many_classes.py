@@ -12,8 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
-from small_trainings import arguments, hits, network, span, trainer_of, write_table
+from small_trainings import arguments, auroc, hits, network, span, trainer_of, write_table
 from torch.utils.data import DataLoader, TensorDataset
 
 from resup import noise
@@ -58,7 +57,7 @@ def run(classes: int, transition: np.ndarray, seed: int) -> dict:
         record[name] = float(hits(trainer.models[0], *test).mean())
     clean = trainer.clean_probability(DataLoader(data, 500)).numpy()
     record["found"] = float(np.mean(trainer.weigher.noise_rates_))
-    record["auroc"] = float(roc_auc_score(~wrong, clean)) if wrong.any() else None
+    record["auroc"] = auroc(wrong, clean)
     return record
 
 

@@ -20,11 +20,11 @@ from cleanlab.rank import get_label_quality_scores
 from sklearn.datasets import load_digits, make_classification
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import precision_score, recall_score, roc_auc_score
+from sklearn.metrics import precision_score, recall_score
 from sklearn.model_selection import cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
-from small_trainings import arguments, span, write_table
+from small_trainings import arguments, auroc, span, write_table
 
 from resup import LabelReport, noise
 
@@ -94,10 +94,6 @@ def run(name: str, kind: str, classifier: str, seed: int) -> dict:
         get_label_quality_scores(given, p, method=m)
         for m in ("self_confidence", "normalized_margin")
     ]
-
-    def auroc(score: np.ndarray) -> float | None:
-        return float(roc_auc_score(~wrong, score)) if wrong.any() else None
-
     listed = (report.q_value <= STATED)[place]
     return {
         "classifier": classifier,
@@ -106,12 +102,12 @@ def run(name: str, kind: str, classifier: str, seed: int) -> dict:
         "errors": float((p.argmax(1) != true).mean()),
         "resup": {
             "found": report.noise_rate,
-            "auroc": auroc(place),
+            "auroc": auroc(wrong, place),
             **named(wrong, report.clean_probability[place] < 0.5),
         },
         "cleanlab": {
             "found": float(issues.mean()),
-            "auroc": [auroc(score) for score in scores],
+            "auroc": [auroc(wrong, score) for score in scores],
             **named(wrong, issues),
         },
         "listed": {

@@ -9,12 +9,12 @@ end, then mean accuracy of all classes / of the three rarest, of plain cross-ent
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
-from small_trainings import arguments, hits, network, span, trainer_of, write_table
-from torch import nn
+from small_trainings import arguments, hits, network, one_layer, span, trainer_of, write_table
 from torch.utils.data import DataLoader, TensorDataset
 
 from resup import noise
@@ -52,11 +52,7 @@ def digits(rng: np.random.Generator, ratio: int) -> tuple[np.ndarray, ...]:
     return x, y, x_test, np.repeat(np.arange(CLASSES), 50)
 
 
-def one_layer(inputs: int, classes: int) -> nn.Module:
-    return nn.Sequential(nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, classes))
-
-
-DATA = {digits: (one_layer, 32), clusters: (network, 128)}  # with batch size
+DATA = {digits: (partial(one_layer, width=128), 32), clusters: (network, 128)}  # with batch size
 
 
 def run(data, ratio: int, transition: np.ndarray, seed: int) -> dict:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
@@ -27,6 +28,10 @@ def network(inputs: int, classes: int, width: int = 256) -> nn.Module:
     return nn.Sequential(*hidden(inputs), *hidden(width), nn.Linear(width, classes))
 
 
+def one_layer(inputs: int, classes: int, width: int = 64) -> nn.Module:
+    return nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, classes))
+
+
 def trainer_of(pair: tuple[nn.Module, nn.Module], warmup: int) -> CoTrainer:
     """Make a trainer with default settings; with a warm-up to the end it is plain training."""
     optimizer = torch.optim.Adam([p for net in pair for p in net.parameters()], 1e-3)
@@ -36,6 +41,11 @@ def trainer_of(pair: tuple[nn.Module, nn.Module], warmup: int) -> CoTrainer:
 @torch.no_grad()
 def hits(net: nn.Module, x: Tensor, y: np.ndarray) -> np.ndarray:
     return net.eval()(x).argmax(1).numpy() == y
+
+
+def auroc(wrong: np.ndarray, score: np.ndarray) -> float | None:
+    """Of the wrong labels, whose scores should be the lower ones; None where there are none."""
+    return float(roc_auc_score(~wrong, score)) if wrong.any() else None
 
 
 def span(values: Iterable[float], digits: int) -> str:

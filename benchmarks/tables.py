@@ -17,8 +17,7 @@ import torch
 from sklearn.datasets import make_classification
 from sklearn.metrics import average_precision_score, recall_score
 from sklearn.preprocessing import StandardScaler
-from small_trainings import arguments, span, trainer_of, write_table
-from torch import nn
+from small_trainings import arguments, one_layer, span, trainer_of, write_table
 from torch.utils.data import DataLoader, TensorDataset
 
 from resup import noise, q_values
@@ -61,9 +60,7 @@ def run(n: int, positive: float | None, rate: float, seed: int) -> dict:
     record = {"realised": noise.noise_rate(y[:n], given)}
     for name in ("plain", "resup"):
         torch.manual_seed(seed)
-        pair = tuple(
-            nn.Sequential(nn.Linear(30, 64), nn.ReLU(), nn.Linear(64, classes)) for _ in "ab"
-        )
+        pair = one_layer(30, classes), one_layer(30, classes)
         trainer = trainer_of(pair, warmup=EPOCHS if name == "plain" else 1)
         trainer.callbacks = [history := ProbabilityHistory(ordered)]
         trainer.fit(DataLoader(TensorDataset(x[:n], given), 64, shuffle=True), EPOCHS)

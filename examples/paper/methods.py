@@ -82,14 +82,14 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "loss+exchange+consistency": {"signal": "loss"},
 }
 # the estimator of the authors' program, and its way to the similarities
-AS_PUBLISHED = {"mixture": BetaMixture.as_published, "similarities": "pass"}
+AS_PUBLISHED = {"mixture": BetaMixture.as_published(), "similarities": "pass"}
 RESUP: dict[str, dict[str, Any]] = {
     **ABLATIONS,
     **{f"{name}-published": own | AS_PUBLISHED for name, own in ABLATIONS.items()},
-    "resup-beta": {"mixture": BetaMixture},
+    "resup-beta": {"mixture": BetaMixture()},
     "resup-pass": {"similarities": "pass"},
     # of Figure 5
-    "jocowe": {"exchange": "mean", "consistency": SymmetricKLLoss, "consistency_scale": 0.1},
+    "jocowe": {"exchange": "mean", "consistency": SymmetricKLLoss(), "consistency_scale": 0.1},
 }
 METHODS = ("plain", *RESUP, "resup-told", "jocor", "co-teaching")
 
@@ -122,9 +122,6 @@ def make(
         settings |= {"mixture": DecoyMixture(noise_rate=noise_rate)}
     own = dict(RESUP.get(method, {}))
     scale = own.pop("consistency_scale", 1)
-    for name in ("mixture", "consistency"):
-        if name in own:
-            own[name] = own[name]()
     return CoTrainer(
         networks,
         optimizer,

@@ -120,29 +120,19 @@ def check_optimizers(models: Sequence[nn.Module], optimizers: Sequence[Optimizer
     if any(isinstance(optimizer, LBFGS) for optimizer in optimizers):
         raise TypeError("optimizer must step without a closure, got LBFGS")
     names = {
-        id(p): f"models[{i}].{name}"
+        p: f"models[{i}].{name}"
         for i, model in enumerate(models)
         for name, p in model.named_parameters()
     }
-    owned = [
-        id(p)
-        for optimizer in optimizers
-        for group in optimizer.param_groups
-        for p in group["params"]
-    ]
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    owned = [p for group in groups for p in group["params"]]
     held = set(owned)
-    missing = [
-        names[id(p)]
-        for model in models
-        for p in model.parameters()
-        if p.requires_grad and id(p) not in held
-    ]
-    if missing:
+    if missing := [name for p, name in names.items() if p.requires_grad and p not in held]:
         raise ValueError(
             f"optimizer misses {len(missing)} trainable parameters, such as {missing[0]}; give it "
             "the parameters of both models"
         )
-    if foreign := sum(key not in names for key in owned):
+    if foreign := sum(p not in names for p in owned):
         raise ValueError(f"optimizer holds {foreign} parameters that belong to neither model")
     if len(held) != len(owned):
         raise ValueError(

@@ -9,7 +9,6 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable, Mapping
-from itertools import takewhile
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ class Callback:
         """Before the first epoch of a call of `fit`."""
 
     def on_step_end(self, trainer: Any, values: Mapping[str, Tensor]) -> None:
-        """After each batch, `accumulate` times a step of the optimizers.
+        """After each batch: `accumulate` times for each step of the optimizers.
 
         `values` are on the device, and reading one waits for it.
         """
@@ -72,8 +71,9 @@ class JSONLinesLogger(Callback):
         if trainer.is_main_process and self.path.exists():
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
             last = trainer.epoch or sys.float_info.max  # of another run only a broken line goes
-            done = [*takewhile(lambda line: _epoch(line) > last, reversed(lines))]
-            kept = lines[: len(lines) - len(done)]
+            kept = lines.copy()
+            while kept and _epoch(kept[-1]) > last:
+                kept.pop()
             if kept and not kept[-1].endswith("\n"):
                 kept[-1] += "\n"
             if kept != lines:

@@ -70,8 +70,7 @@ def of_surest(counts: Array, surest: float = SUREST, least: float = 0.0) -> Arra
 
 def without_own_errors(surest: Array, all_: Array) -> Array:
     """Take off the share of contradictions that a network's own errors make."""
-    shares: Array = np.clip((surest - OWN_ERROR * all_) / (1 - OWN_ERROR), 0, 1)
-    return shares
+    return np.clip((surest - OWN_ERROR * all_) / (1 - OWN_ERROR), 0, 1)
 
 
 def tail_rate(samples: Values, decoys: Values, hit_rate: float) -> float:

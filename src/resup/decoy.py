@@ -37,12 +37,12 @@ class DecoyMixture(SimilarityMixture):
     (Eq. 5), and finds :math:`\pi` and :math:`f_1 / f_0` by telling samples from decoys. It is the
     better one where wrong labels look like decoys. Where they do not, because they are plausible
     (people, or one class taken for another) or learnt by heart, it finds too little noise. The
-    *Betas* assume Beta densities; their noise rate is `seen_rate`, what the network's surest
-    predictions show, or the contrast's if that is higher. The log-odds are a mean of both fits, in
-    which the contrast weighs the more, and at least 0.3, the nearer its noise rate is to the
-    Betas'. All are then shifted alike to the noise rate of a second mean, in which the contrast may
-    weigh nothing; if a seen rate is given, to no more than twice the higher of that and the
-    contrast's, since hard samples alone are no noise.
+    *Betas* assume Beta densities; their noise rate is pulled towards `seen_rate`, what the
+    network's surest predictions show, or towards the contrast's if that is higher. The log-odds are
+    a mean of both fits, in which the contrast weighs the more, and at least 0.3, the nearer its
+    noise rate is to the Betas'. All are then shifted alike to the noise rate of a second mean, in
+    which the contrast may weigh nothing; if a seen rate is given, to no more than twice the higher
+    of that and the contrast's, since hard samples alone are no noise.
 
     Parameters
     ----------

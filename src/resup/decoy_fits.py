@@ -124,8 +124,7 @@ def betas(
 
 def agreement_of(rate: float, likely: float) -> float:
     """How far the decoys account for a noise rate, in [0, 1]."""
-    agreement: float = min(1.0, (rate + NEAR) / (likely + NEAR)) ** SHARPNESS
-    return agreement
+    return min(1.0, (rate + NEAR) / (likely + NEAR)) ** SHARPNESS
 
 
 def blend(

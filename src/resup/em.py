@@ -164,8 +164,7 @@ def _ranks(x: Array, w: Array) -> Array:
     """Share of the weight below each value, half of its own included, (N,)."""
     _, place = np.unique(x, return_inverse=True)
     share = np.bincount(place, w)
-    ranks: Array = (share.cumsum() - share / 2)[place]
-    return ranks
+    return (share.cumsum() - share / 2)[place]
 
 
 def moment_shapes(x: Array, r: Array) -> Array:

@@ -61,11 +61,8 @@ def generators(loader: Iterable[Any]) -> list[Generator]:
     held = [getattr(owner, "generator", None) for owner in owners]  # also of what is wrapped
     held += [value for owner in owners for value in getattr(owner, "__dict__", {}).values()]
     stateless = random.SystemRandom
-    return list(
-        {
-            id(g): g for g in held if isinstance(g, Generator) and not isinstance(g, stateless)
-        }.values()
-    )
+    known = (g for g in held if isinstance(g, Generator) and not isinstance(g, stateless))
+    return list(dict.fromkeys(known))
 
 
 def set_epoch(loader: Iterable[Any], epoch: int) -> None:

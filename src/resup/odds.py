@@ -11,10 +11,28 @@ from scipy.special import expit, logit
 
 from .histogram import SMALLEST, Array
 
+__all__ = ["LogOdds"]
+
 
 @dataclass(frozen=True)
 class LogOdds:
-    """Log-odds that a label is right, a·log S + b·log(1 - S) + c, constant outside [low, high]."""
+    """Log-odds that a label is right, a·log S + b·log(1 - S) + c, constant outside [low, high].
+
+    Two Beta densities have such a posterior (Eq. 5), and :class:`resup.Posterior` evaluates it.
+
+    Parameters
+    ----------
+    a, b, c : float
+        Coefficients.
+    low, high : float
+        Inside (0, 1).
+
+    Examples
+    --------
+    >>> from resup.odds import LogOdds
+    >>> LogOdds(5.0, -5.0, 0.0)([0.1, 0.5, 0.9]).round(1)
+    array([-11.,   0.,  11.])
+    """
 
     a: float
     b: float

@@ -40,7 +40,7 @@ class LabelReport:
     suggested: NDArray[np.int64]
     """Class of highest mean probability of both networks."""
     clean_probability: NDArray[np.float64]
-    """Probability that the given label is right: mean of the two networks', or what was given."""
+    """Probability that the given label is right: mean of the two networks', or `probability`."""
     clean_probability_a: NDArray[np.float64]
     """Posterior of network A, whatever `probability` was given."""
     clean_probability_b: NDArray[np.float64]
@@ -91,10 +91,10 @@ class LabelReport:
     ) -> LabelReport:
         """Make the table from held-out predictions of any classifier, without training.
 
-        As `SampleWeigher` does after the first epoch of a training run, `DecoyMixture` is fitted to
-        the similarities of the predictions to the given label and to all others, with the noise
-        rate that the surest predictions show, and no label counts as less likely right than the
-        share of errors that the classifier makes allows.
+        `DecoyMixture` is fitted to the similarities of the predictions to the given label and to
+        all others, with the noise rate that the surest predictions show. As in the first fit of a
+        training run, no label is less likely right than 0.4 of the classifier's estimated share of
+        errors.
 
         Parameters
         ----------

@@ -57,7 +57,7 @@ class CoTrainer(SavedPair):
         logits (N, C), or returns an object or mapping with ``logits``. A mapping as input is passed
         as keyword arguments, a tuple or list as positional ones. Both networks are given the same
         input, so they must not change it.
-    optimizer : Optimizer or pair of Optimizer
+    optimizer : Optimizer or sequence of Optimizer
         Owns exactly the parameters of both models (frozen ones may be left out).
     scheduler : learning-rate scheduler or sequence of them, optional
         Stepped once an epoch, or once an optimizer step with ``scheduler_interval="step"``.
@@ -292,15 +292,12 @@ class CoTrainer(SavedPair):
         check_number("epochs", epochs, 0, whole=True)
         checkpoint = None if checkpoint is None else Path(checkpoint).absolute()
         check_optimizers(self.models, self.optimizers)  # parameters may be unfrozen since
-        restarts = (
-            checkpoint is not None
-            and resume is not None
-            and checkpoint.resolve() == Path(resume).resolve()
-        )
         stepping.check_plateaus(self.schedulers, val_loader)
-        if resume is not None and (not restarts or Path(resume).exists()):
-            self._resume(resume, train_loader)
-        elif resume is None and 0 < epochs <= self.epoch and self._ending is None:
+        if resume is not None:
+            restarts = checkpoint is not None and checkpoint.resolve() == Path(resume).resolve()
+            if not restarts or Path(resume).exists():
+                self._resume(resume, train_loader)
+        elif 0 < epochs <= self.epoch and self._ending is None:
             warnings.warn(
                 f"epochs counts all epochs, got {epochs} with {self.epoch} done: nothing is "
                 "trained",

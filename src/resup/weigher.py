@@ -299,7 +299,7 @@ class SampleWeigher(StateModule):
                 continue
             if self.decoys is not None and not again:
                 self._learn(network, mixture, self.decoys)
-            self._load_weights(network, mixture, histogram)
+            self._load_weights(network, mixture, histogram, rate)
         for network in degenerate:
             warnings.warn(
                 f"the mixture of network {network} is degenerate; it weighs every sample 1 "
@@ -314,9 +314,11 @@ class SampleWeigher(StateModule):
         self.alignment.learn(network, epoch.probabilities[network], right)
         self.balance.learn(network, epoch.predictions()[network], epoch.labels, right)
 
-    def _load_weights(self, network: int, mixture: Any, histogram: SimilarityHistogram) -> None:
+    def _load_weights(
+        self, network: int, mixture: Any, histogram: SimilarityHistogram, rate: float
+    ) -> None:
         """Set what training weighs with: odds that are held and sharpened, or 1 for all."""
-        rate, odds, waiting = self.noise_rates_[-1], mixture, False
+        odds, waiting = mixture, False
         if self.decoys is not None:
             waiting = bool(self.memory.waiting)
             given_up = bool(self.memory.gives_up()[network])
