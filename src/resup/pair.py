@@ -201,7 +201,9 @@ class NetworkPair:
             not in [0, 1).
         """
         given, suggested, agree, a, b = (column.numpy() for column in self._judged(loader))
-        return LabelReport.ranked(given, suggested, agree, a, b, probability, hidden)
+        return LabelReport.ranked(
+            given, suggested, agree, a, b, probability=probability, hidden=hidden
+        )
 
     def _judged(self, loader: Iterable[Any]) -> list[Tensor]:
         """Given and suggested labels, agreement, and posteriors of A and of B, each (N,)."""

@@ -58,11 +58,33 @@ class LabelReport:
         agree: Any,
         clean_a: Any,
         clean_b: Any,
+        *,
         probability: Any = None,
         hidden: float = HIDDEN,
         ties: Any = None,
     ) -> LabelReport:
-        """Make the table from columns in loader order, each (N,); `ties` ranks equal ones."""
+        """Make the table from columns in loader order, array-like or Tensor of shape (N,).
+
+        Parameters
+        ----------
+        given, suggested : int
+            Labels.
+        agree : bool
+            Whether both networks predict the same class.
+        clean_a, clean_b : float in [0, 1]
+            Posteriors of the networks.
+        probability : float in [0, 1], optional
+            To rank by, in place of their mean.
+        hidden : float, default=0.015
+            See :func:`resup.q_values`.
+        ties : float, optional
+            Ranks equal ones, ascending.
+
+        Raises
+        ------
+        ValueError
+            If a column has another length, labels are not whole, or a probability leaves [0, 1].
+        """
         a, b = _probability("clean_a", clean_a), _probability("clean_b", clean_b)
         given, suggested = _labels("given", given), _labels("suggested", suggested)
         agree = to_numpy(agree)
