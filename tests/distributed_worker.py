@@ -143,6 +143,28 @@ def evaluated(rank, world):
     return CoTrainer(nets, optimizer, progress=False).evaluate(batches)
 
 
+class Extra(CoTrainer):
+    """Gives another value in every second step, and one more in the first process only."""
+
+    given = 0
+
+    def train_step(self, inputs, targets):
+        self.given += 1
+        tens = (self.given + dist.get_rank()) % 2
+        more = {"tens": torch.tensor(10.0)} if tens else {"ones": torch.tensor(1.0)}
+        if dist.get_rank() == 0:
+            more["first"] = torch.tensor(3.0)
+        return super().train_step(inputs, targets) | more
+
+
+def means(rank, world):
+    """Means of values that the processes give in another order, or not at all."""
+    nets = nn.Linear(6, 3), nn.Linear(6, 3)
+    optimizer = torch.optim.SGD([p for net in nets for p in net.parameters()], 0.1)
+    trainer = Extra(nets, optimizer, progress=False).fit(DataLoader(data(), 20), 1)
+    return {name: trainer.history[0][name] for name in ("ones", "tens", "first")}
+
+
 def classes(rank, world):
     """What is said where the processes see another number of classes."""
     weigher = SampleWeigher()
@@ -209,7 +231,7 @@ if __name__ == "__main__":
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
     everyones = [None] * world
-    works = weigh, traffic, train, uneven, absent, differing, evaluated, classes, recipe
+    works = weigh, traffic, train, uneven, absent, differing, evaluated, means, classes, recipe
     work = {f.__name__: f for f in works}
     out, *arguments = arguments
     mine = {name: work[name](rank, world, *arguments) for name in what.split(",")}

@@ -13,10 +13,10 @@ import pytest
 import torch
 from checkpoint_worker import EPOCHS, make, outcome
 from small import data, trainer
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from resup import BetaMixture, CoTrainer
-from resup.callbacks import Callback
+from resup.callbacks import Callback, JSONLinesLogger
 from resup.checkpoint import load_checkpoint, save_checkpoint
 
 WORKER = str(Path(__file__).with_name("checkpoint_worker.py"))
@@ -153,8 +153,37 @@ def test_the_folder_may_change(tmp_path, monkeypatch):
 
     (tmp_path / "run").mkdir()
     monkeypatch.chdir(tmp_path / "run")
-    t = trainer(callbacks=[Elsewhere()]).fit(DataLoader(data(), 40), 2, checkpoint="c.pt")
+    t = trainer(callbacks=[Elsewhere(), JSONLinesLogger("log.jsonl")])
+    t.fit(DataLoader(data(), 40), 2, checkpoint="c.pt")
     assert load_checkpoint(tmp_path / "run" / "c.pt")["epoch"] == t.epoch
+    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == t.epoch
+
+
+def test_another_global_generator_of_numpy_resumes(tmp_path):
+    class Noisy(Dataset):
+        samples = data()
+
+        def __len__(self):
+            return len(self.samples)
+
+        def __getitem__(self, i):
+            x, y = self.samples[i]
+            return x + np.random.normal(), y  # noqa: NPY002
+
+    def run(epochs, **paths):
+        torch.manual_seed(0)
+        return trainer().fit(DataLoader(Noisy(), 40), epochs, **paths)
+
+    default = np.random.get_bit_generator()
+    try:
+        np.random.set_bit_generator(np.random.PCG64(0))
+        run(2, checkpoint=tmp_path / "c.pt")
+        later = run(3, resume=tmp_path / "c.pt")
+        np.random.set_bit_generator(np.random.PCG64(0))
+        assert run(3).history == later.history
+    finally:
+        np.random.set_bit_generator(default)
+    assert run(3, resume=tmp_path / "c.pt").epoch == 3
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="does not fork")
@@ -194,7 +223,7 @@ def test_another_format_version(tmp_path, version):
     trainer, loader = make()
     save_checkpoint(trainer.state_dict() | {"format_version": version}, tmp_path / "other.pt")
     with pytest.raises(
-        ValueError, match=f"format_version {version}, this version of resup reads 11"
+        ValueError, match=f"format_version {version}, this version of resup reads 12"
     ):
         trainer.fit(loader, 1, resume=tmp_path / "other.pt")
 

@@ -35,7 +35,7 @@ def torchrun(world, what, out, *arguments, **environment):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    what = "weigh,traffic,train,uneven,absent,differing,evaluated,classes"
+    what = "weigh,traffic,train,uneven,absent,differing,evaluated,means,classes"
     return torchrun(2, what, tmp_path_factory.mktemp("pair") / "out.pt")
 
 
@@ -93,6 +93,11 @@ def test_processes_that_would_not_do_the_same_are_told(pair):
 def test_a_process_without_a_sample_may_evaluate(pair):
     first, second = (results["evaluated"] for results in pair)
     assert first == second == {"accuracy_a": 1.0, "accuracy_b": 1.0}
+
+
+def test_values_of_some_processes_or_steps_only_are_their_means(pair):
+    for results in pair:
+        assert results["means"] == {"ones": 1.0, "tens": 10.0, "first": 3.0}
 
 
 def test_another_number_of_classes_is_told_to_every_process(pair):

@@ -8,12 +8,13 @@ import pytest
 import torch
 from small import adam, assert_same, data, pair, trainer
 from torch import nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
 from resup import CoTrainer
 from resup.callbacks import Callback, JSONLinesLogger, ProbabilityHistory
 from resup.checkpoint import load_checkpoint
+from resup.progress import EpochProgress
 
 
 class RaiseAt(Callback):
@@ -316,12 +317,33 @@ def test_a_loaded_state_is_left_as_it_is():
     assert so_far["samples"] == before
 
 
-@pytest.mark.parametrize("values", [{"loss": 0.5}, {"accuracy": torch.tensor(1.0)}], ids=str)
+ONE = torch.tensor(1.0)
+
+
+@pytest.mark.parametrize(
+    "values", [{"loss": 0.5}, {"accuracy": ONE}, {"loss": ONE, "epoch": ONE}], ids=str
+)
 def test_what_a_step_must_return(values, monkeypatch):
     t = trainer()
     monkeypatch.setattr(t, "train_step", lambda *_: values)
     with pytest.raises(TypeError, match="train_step must return scalar tensors by name"):
         t.fit(DataLoader(data(), 40), 1)
+
+
+def test_an_epoch_interrupted_at_its_end_steps_no_scheduler(monkeypatch):
+    def interrupted(progress):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(EpochProgress, "means", interrupted)
+    models = pair()
+    optimizer = adam(*models)
+    scheduler = StepLR(optimizer, 1, 0.5)
+    t = CoTrainer(models, optimizer, scheduler, progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        t.fit(DataLoader(data(), 40), 2)
+    t.fit(DataLoader(data(), 40), 2)
+    assert t.epoch == scheduler.last_epoch == 2
 
 
 def test_a_recorder_wants_the_same_labels_every_epoch():

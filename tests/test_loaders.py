@@ -19,6 +19,7 @@ from torch.utils.data import (
     RandomSampler,
     Sampler,
     SequentialSampler,
+    StackDataset,
     Subset,
     SubsetRandomSampler,
     WeightedRandomSampler,
@@ -85,6 +86,35 @@ def test_orders_that_mean_nothing(options, message):
     unshuffled = DistributedSampler(DATA, 1, 0, shuffle=False)
     for fine in ({"sampler": unshuffled}, {"sampler": InOrder(DATA)}, {"drop_last": True}):
         assert len(t.clean_probability(DataLoader(data(240), 60, **fine))) == 240
+
+
+def test_batches_as_they_are_ready_mean_nothing():
+    loader = DataLoader(data(), 40, num_workers=1)
+    loader.in_order = False  # an option of newer versions of torch
+    with pytest.raises(ValueError, match="loader gives batches as they are ready"):
+        loaders.check_order(loader)
+    in_process = DataLoader(data(), 40)
+    in_process.in_order = False
+    loaders.check_order(in_process)
+
+
+def test_a_loader_is_told_the_epoch():
+    class Told(DataLoader):
+        def set_epoch(self, epoch):
+            epochs.append(epoch)
+
+    epochs = []
+    trainer().fit(tqdm(Told(data(), 40), disable=True), 3)
+    assert epochs == [0, 1, 2]
+
+
+def test_workers_behind_a_progress_bar_are_started():
+    """As an epoch of an uninterrupted run does, before random states are put back."""
+    loader = DataLoader(data(), 40, num_workers=1, persistent_workers=True)
+    loaders.start_workers(tqdm(loader, disable=True))
+    before = torch.get_rng_state()
+    next(iter(loader))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("inside", [False, True])
@@ -233,8 +263,9 @@ def test_generators_in_joined_data_sets_and_progress_bars_are_found():
             super().__init__()
             self.rng = np.random.default_rng(0)
 
-    parts = [Noisy(), Noisy()]
-    loader = DataLoader(Subset(ConcatDataset(parts), range(4)), generator=torch.Generator())
+    parts = [Noisy(), Noisy(), Noisy()]
+    together = ConcatDataset([*parts[:2], StackDataset(x=parts[2], y=DATA)])
+    loader = DataLoader(Subset(together, range(4)), generator=torch.Generator())
     found = loaders.generators(tqdm(loader, disable=True))
     assert {*map(id, found)} == {*map(id, (loader.generator, *(part.rng for part in parts)))}
     assert loaders.samplers(tqdm(loader, disable=True)) == loaders.samplers(loader)

@@ -110,8 +110,9 @@ class HistogramAccumulator(StateModule):
         TypeError, ValueError
             If a value is no tensor, or a shape does not fit.
         """
-        for name, values in {"log_s": log_s, "log_1ms": log_1ms}.items():
-            if not isinstance(values, Tensor):
+        given = {"log_s": log_s, "log_1ms": log_1ms, "weights": weights}
+        for name, values in given.items():
+            if not isinstance(values, Tensor) and (values, name) != (None, "weights"):
                 raise TypeError(f"{name} must be a Tensor, got {type(values).__name__}")
         groups = len(self.counts)
         shape = log_s.shape

@@ -63,7 +63,7 @@ class JSONLinesLogger(Callback):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()
 
     def on_fit_start(self, trainer: Any) -> None:
         """Start the clock."""

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils import check_random_state
 
 from .loaders import Generator
 
@@ -140,20 +141,22 @@ def load_part(part: Any, saved: Mapping[str, Any], name: str) -> None:
 
 def random_states(generators: Sequence[Generator]) -> dict[str, Any]:
     """States of the global generators and of a loader's own, as tensors and plain values."""
-    name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-        "numpy": [name, torch.from_numpy(np.asarray(keys, np.int64)), *rest],
         "python": random.getstate(),
-        "loader": [[_kind(generator), _state(generator)] for generator in generators],
+        "others": [[_kind(own), _state(own)] for own in _and_numpys(generators)],
     }
 
 
+def _and_numpys(generators: Sequence[Generator]) -> list[Generator]:
+    return [check_random_state(None), *generators]  # the global one comes first
+
+
 def _kind(generator: Generator) -> str:
-    bits = getattr(generator, "bit_generator", None)  # NumPy's generators differ by theirs
-    names = [f"{type(g).__module__}.{type(g).__name__}" for g in (generator, bits) if g is not None]
-    return " ".join(names)
+    state, kind = _state(generator), type(generator)
+    bits = [state["bit_generator"]] if isinstance(state, dict) else []  # NumPy's differ by theirs
+    return " ".join([f"{kind.__module__}.{kind.__name__}", *bits])
 
 
 def _state(generator: Generator) -> Any:
@@ -185,10 +188,8 @@ def set_random_states(states: Mapping[str, Any], generators: Sequence[Generator]
     torch.set_rng_state(states["torch"].cpu())
     if states["cuda"] and len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
-    name, keys, *rest = states["numpy"]
-    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002
     random.setstate(states["python"])
-    for generator, (kind, state) in zip(generators, states["loader"], strict=False):
+    for generator, (kind, state) in zip(_and_numpys(generators), states["others"], strict=False):
         if kind == _kind(generator):
             _set_state(generator, state)
 

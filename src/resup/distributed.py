@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
+from zlib import crc32
 
 import torch
 import torch.distributed as dist
@@ -74,16 +76,25 @@ def everyones(value: Any) -> list[Any]:
 
 
 def global_means(sums: Mapping[str, tuple[Tensor, int]]) -> dict[str, float]:
-    """Means over all processes of named (sum, number of samples) pairs, in one copy to the host.
+    """Means over all processes of named (sum, number of samples) pairs, of one at least.
 
     NaN where there is no sample in any process.
     """
-    totals = torch.stack([total for total, _ in sums.values()]).double()
-    samples = totals.new_tensor([count for _, count in sums.values()])
+    none = torch.zeros_like(next(iter(sums.values()))[0]), 0
+    names = _names_of_all([*sums], none[0].device)
+    pairs = [sums.get(name, none) for name in names]
+    totals = torch.stack([total for total, _ in pairs]).double()
+    samples = totals.new_tensor([count for _, count in pairs])
     both = torch.stack([totals, samples])
     add_up(both)
     means = (both[0] / both[1]).tolist()
-    return dict(zip(sums, means, strict=True))
+    return dict(zip(names, means, strict=True))
+
+
+def _names_of_all(names: list[str], device: torch.device) -> list[str]:
+    """Names that any process has, in one order for all; gathered only where they differ."""
+    [(low, high)] = bounds([crc32(repr(names).encode())], device)
+    return names if low == high else [*dict.fromkeys(chain(*everyones(names)))]
 
 
 def explain_loss(error: Exception, doing: str) -> None:

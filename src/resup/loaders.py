@@ -42,7 +42,8 @@ def _parts(whole: Any, *names: str) -> list[Any]:
     owners = [whole]
     while owners and len(found) < MOST_PARTS:
         owner = owners.pop()
-        several = getattr(owner, "datasets", None)  # of a ConcatDataset
+        several = getattr(owner, "datasets", None)  # of a ConcatDataset or StackDataset
+        several = [*several.values()] if isinstance(several, dict) else several
         inner = [getattr(owner, name, None) for name in names]
         for part in [*inner, *(several if isinstance(several, (list, tuple)) else ())]:
             if part is not None and not any(part is other for other in found):
@@ -66,14 +67,15 @@ def generators(loader: Iterable[Any]) -> list[Generator]:
 
 
 def set_epoch(loader: Iterable[Any], epoch: int) -> None:
-    """Tell a DistributedSampler, wherever it is, which order comes next."""
-    for sampler in samplers(loader):
-        if hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(epoch)
+    """Tell a loader, and a DistributedSampler wherever it is, which order comes next."""
+    for part in [unwrapped(loader), *samplers(loader)]:
+        if hasattr(part, "set_epoch"):
+            part.set_epoch(epoch)
 
 
 def start_workers(loader: Iterable[Any]) -> None:
     """Start workers that persist, as the first epoch does, which draws their seed."""
+    loader = unwrapped(loader)
     if getattr(loader, "persistent_workers", False):
         iter(loader)
 
@@ -100,6 +102,8 @@ def check_order(loader: Iterable[Any]) -> None:
     loader = unwrapped(loader)
     if not isinstance(loader, DataLoader):
         return
+    if loader.num_workers and not getattr(loader, "in_order", True):
+        raise ValueError("loader gives batches as they are ready; use in_order=True")
     shuffling = RandomSampler, SubsetRandomSampler, WeightedRandomSampler
     owners = [loader, *samplers(loader)]
     for owner in owners:

@@ -34,9 +34,11 @@ class EpochProgress:
 
     def add(self, values: Mapping[str, Tensor], samples: int) -> None:
         """Count one step and the scalars that it gave."""
-        if not ("loss" in values and all(map(_is_scalar, values.values()))):
+        named = "loss" in values and "epoch" not in values
+        if not (named and all(map(_is_scalar, values.values()))):
             raise TypeError(
-                f"train_step must return scalar tensors by name, 'loss' among them, got {values}"
+                "train_step must return scalar tensors by name, 'loss' among them and 'epoch' not, "
+                f"got {values}"
             )
         self.steps += 1
         loss = values["loss"]

@@ -23,7 +23,7 @@ from .distributed import everyones, rank, unwrap
 from .pair import NetworkPair
 from .progress import EpochProgress
 
-FORMAT_VERSION = 11
+FORMAT_VERSION = 12
 
 
 class SavedPair(NetworkPair):

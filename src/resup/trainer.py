@@ -375,6 +375,7 @@ class CoTrainer(SavedPair):
             if not self._train_batches(loader):
                 return None
             self._refit(loader)
+            means = done.means()
         except BaseException:
             if done.begun > resumed:
                 self._done = EpochProgress().to(self.device)
@@ -384,7 +385,7 @@ class CoTrainer(SavedPair):
             stepping.step_schedulers(self.schedulers)
         self._done = EpochProgress().to(self.device)
         rates = dict(zip(("noise_rate_a", "noise_rate_b"), self.weigher.noise_rates_, strict=False))
-        return {**done.means(), **rates, "lr": done.lr}
+        return {**means, **rates, "lr": done.lr}
 
     def _train_batches(self, loader: Iterable[Any]) -> bool:
         """Train on the batches of the epoch that are not done; False if told to stop before."""
