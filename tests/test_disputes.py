@@ -78,13 +78,13 @@ def test_what_disputing_networks_showed_is_forgotten():
         assert torch.equal(getattr(late.memory, name), getattr(fresh.memory, name))
 
 
-def epoch(rates, disputed, c=4):
-    """What a hundred samples a class show, of whose labels these shares are contradicted."""
+def epoch(rates, disputed, c=4, n=100):
+    """What n samples a class show, of whose labels these shares are contradicted."""
     shown_ = DecoyAccumulator(len(rates))
     shown_._make_room(c)
-    shown_.labels.fill_(100)
+    shown_.labels.fill_(n)
     for group, (rate, share) in enumerate(zip(rates, disputed, strict=True)):
-        shown_.contradictions[group, :, -1] = torch.tensor([100 - 100 * rate, 100 * rate]).int()
+        shown_.contradictions[group, :, -1] = torch.tensor([n - n * rate, n * rate]).int()
         shown_.disputes[group, -1] = torch.tensor([400 - 400 * share, 400 * share]).int()
     return shown_
 
@@ -155,18 +155,19 @@ def test_decoys_are_forgotten_with_the_rest():
     assert memory.seen_held.item() == pytest.approx(0.2)
 
 
-def test_what_was_shown_before_every_class_was_predicted_is_forgotten():
+@pytest.mark.parametrize(("n", "held"), [(80, 0.0), (100, 0.3)])
+def test_what_few_samples_showed_before_every_class_was_predicted_is_forgotten(n, held):
     memory = NoiseMemory(2)
     for first, second in ((1, 0), (1, 1), (1, 1), (0, 0), (0, 0)):
-        shown_ = epoch((0.3, 0.3), (0, 0))
+        shown_ = epoch((0.3, 0.3), (0, 0), n=n)
         for network in np.flatnonzero([first, second]):
             gives_up(shown_, network)
         memory.look(shown_)
         for network in (0, 1):
             memory.find(network, 0.4)
         memory.of_decoys.fill_(0.4 if first else 0.2)
-    assert memory.seen_held.tolist() == pytest.approx([0.0, 0.4])
-    memory.look(epoch((0.3, 0.3), (0, 0)))
+    assert memory.seen_held.tolist() == pytest.approx([held, 0.4])
+    memory.look(epoch((0.3, 0.3), (0, 0), n=n))
     assert memory.seen_held.tolist() == pytest.approx([0.3, 0.4])
 
 
@@ -194,7 +195,7 @@ def test_a_network_that_loses_one_class_after_another_knows_them_all():
 def test_a_network_whose_rates_are_all_forgotten_shows_new_ones():
     memory = NoiseMemory(1)
     for rate, lost, seen in ((0.4, 0, 0.4), (0.3, 0, 0.3), (0.25, 1, 0.25), (0.1, 2, 0.25)):
-        shown_ = epoch([rate], [0])
+        shown_ = epoch([rate], [0], n=80)
         gives_up(shown_, 0, lost)
         memory.look(shown_)
         first = 0 if rate == 0.3 else FIRST_SURPLUS  # two epochs are remembered then

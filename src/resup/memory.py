@@ -19,6 +19,7 @@ __all__ = ["NoiseMemory"]
 
 DISPUTED, MOSTLY_DISPUTED = 0.35, 0.5  # of the surest predictions, where networks know too little
 MAJORITY = 0.5
+FEW = 100  # samples a class: an epoch of fewer is a short one, which leaves classes unlearnt
 STILL = 4  # times the noise rate seen now is held at most of what was shown before
 FIRST_SURPLUS = 0.05  # of the rate seen after the first epoch, when a network still errs most
 FIRST_DOUBT = 0.4  # of its share of errors then: no label is less likely right
@@ -51,9 +52,10 @@ class NoiseMemory(StateModule):
     most 0.35 of the surest tenth of either's predictions, and every weight stays 1 while they
     differ on more than half of it and on less than ever before. Right labels of a class that a
     network does not predict look like decoys. So if it finds most labels right, and has always
-    given up some common class, the rate of the decoys is forgotten after each epoch, and from the
-    second epoch on the one seen too. Once every class has been predicted, no rate is taken in while
-    the network gives up a class for two epochs or more, unless all have been forgotten.
+    given up some common class, the rate of the decoys is forgotten after each epoch, and where
+    there are fewer than 100 samples a class, from the second epoch on the one seen too. Once every
+    class has been predicted, no rate is taken in while the network gives up a class for two epochs
+    or more, unless all have been forgotten.
 
     Parameters
     ----------
@@ -140,7 +142,7 @@ class NoiseMemory(StateModule):
         """Take in what an epoch has shown, summed over all processes."""
         self._make_room(len(epoch.labels))
         self.hit_rate.copy_(1 / (epoch.n_drawn.double() - 1))
-        self._forget()
+        self._forget(epoch.labels)
         self._look_at_classes(epoch)
         self._look_at_disputes(epoch.disputes.cpu().numpy())
         skips = self.misled() & self.known.all(1) & self.seen.isfinite().any(1)
@@ -148,11 +150,12 @@ class NoiseMemory(StateModule):
             if counts.any() and not skips[network]:  # an epoch that showed nothing says nothing
                 self._look_at_contradictions(network, counts)
 
-    def _forget(self) -> None:
+    def _forget(self, labels: Tensor) -> None:
         """Forget the rates of the epochs before where what they showed is not to be trusted."""
         doubtful = ~self.known.all(1) & self.misled()
+        few = labels.sum() < FEW * (labels > 0).sum()
         self.of_decoys[doubtful | (not self.believes)] = torch.nan
-        self.seen[doubtful & self.gives_up() | (not self.believes)] = torch.nan
+        self.seen[doubtful & self.gives_up() & few | (not self.believes)] = torch.nan
 
     def _look_at_classes(self, epoch: DecoyAccumulator) -> None:
         now = given_up(epoch.predictions(), epoch.labels)
