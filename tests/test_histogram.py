@@ -112,8 +112,8 @@ def test_bad_input_of_the_accumulator():
         HistogramAccumulator(groups=0)
     with pytest.raises(TypeError, match="log_1ms must be a Tensor, got list"):
         HistogramAccumulator().update(torch.tensor([-1.0]), [-1.0])
-    with pytest.raises(TypeError, match="weights must be a Tensor, got list"):
-        HistogramAccumulator().update(torch.tensor([-1.0]), torch.tensor([-1.0]), [1.0])
+    with pytest.raises(TypeError, match="weights must be a Tensor, got ndarray"):
+        HistogramAccumulator().update(torch.tensor([-1.0]), torch.tensor([-1.0]), np.ones(1))
 
 
 @pytest.mark.parametrize(

@@ -110,9 +110,9 @@ class HistogramAccumulator(StateModule):
         TypeError, ValueError
             If a value is no tensor, or a shape does not fit.
         """
-        given = {"log_s": log_s, "log_1ms": log_1ms, "weights": weights}
-        for name, values in given.items():
-            if not isinstance(values, Tensor) and (values, name) != (None, "weights"):
+        given = {"log_s": log_s, "log_1ms": log_1ms}
+        for name, values in (given if weights is None else given | {"weights": weights}).items():
+            if not isinstance(values, Tensor):
                 raise TypeError(f"{name} must be a Tensor, got {type(values).__name__}")
         groups = len(self.counts)
         shape = log_s.shape
