@@ -145,12 +145,13 @@ def random_states(generators: Sequence[Generator]) -> dict[str, Any]:
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
         "python": random.getstate(),
-        "others": [[_kind(own), _state(own)] for own in _and_numpys(generators)],
+        "others": [[_kind(own), _state(own)] for own in _with_global(generators)],
     }
 
 
-def _and_numpys(generators: Sequence[Generator]) -> list[Generator]:
-    return [check_random_state(None), *generators]  # the global one comes first
+def _with_global(generators: Sequence[Generator]) -> list[Generator]:
+    """NumPy's global generator, then those of a loader."""
+    return [check_random_state(None), *generators]
 
 
 def _kind(generator: Generator) -> str:
@@ -189,7 +190,7 @@ def set_random_states(states: Mapping[str, Any], generators: Sequence[Generator]
     if states["cuda"] and len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
     random.setstate(states["python"])
-    for generator, (kind, state) in zip(_and_numpys(generators), states["others"], strict=False):
+    for generator, (kind, state) in zip(_with_global(generators), states["others"], strict=False):
         if kind == _kind(generator):
             _set_state(generator, state)
 
