@@ -145,7 +145,7 @@ def random_states(generators: Sequence[Generator]) -> dict[str, Any]:
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
         "python": random.getstate(),
-        "others": [[_kind(own), _state(own)] for own in _with_global(generators)],
+        "others": [_kind_and_state(own) for own in _with_global(generators)],
     }
 
 
@@ -154,10 +154,10 @@ def _with_global(generators: Sequence[Generator]) -> list[Generator]:
     return [check_random_state(None), *generators]
 
 
-def _kind(generator: Generator) -> str:
+def _kind_and_state(generator: Generator) -> list[Any]:
     state, kind = _state(generator), type(generator)
     bits = [state["bit_generator"]] if isinstance(state, dict) else []  # NumPy's differ by theirs
-    return " ".join([f"{kind.__module__}.{kind.__name__}", *bits])
+    return [" ".join([f"{kind.__module__}.{kind.__name__}", *bits]), state]
 
 
 def _state(generator: Generator) -> Any:
@@ -191,7 +191,7 @@ def set_random_states(states: Mapping[str, Any], generators: Sequence[Generator]
         torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
     random.setstate(states["python"])
     for generator, (kind, state) in zip(_with_global(generators), states["others"], strict=False):
-        if kind == _kind(generator):
+        if kind == _kind_and_state(generator)[0]:
             _set_state(generator, state)
 
 
