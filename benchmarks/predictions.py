@@ -89,7 +89,7 @@ def run(name: str, kind: str, classifier: str, seed: int) -> dict:
     p = cross_val_predict(CLASSIFIERS[classifier], x, given, cv=5, method="predict_proba")
     report = LabelReport.from_predictions(given, p)
     place = np.argsort(report.index)
-    issues = find_label_issues(given, p)
+    issues = find_label_issues(given, p, n_jobs=1)  # a forked pool may hang
     scores = [
         get_label_quality_scores(given, p, method=m)
         for m in ("self_confidence", "normalized_margin")
