@@ -18,7 +18,7 @@ from resup import (
     Posterior,
     SimilarityHistogram,
 )
-from resup.contradictions import contradiction_rate
+from resup.contradictions import contradiction_rate, even_rate
 
 # ---------------------------------------------------------------------------- the contract
 
@@ -273,3 +273,15 @@ def test_decoys_are_y_to_a_pipeline():
 def test_counts_that_are_no_counts(counts, message):
     with pytest.raises(ValueError, match=message):
         contradiction_rate(counts)
+
+
+@pytest.mark.parametrize(
+    ("confusions", "message"),
+    [
+        (np.zeros((3, 2, 4)), r"confusions must have shape \(C, B, C\) .* got \(3, 2, 4\)"),
+        (np.full((4, 2, 4), np.inf), "confusions must be finite and not negative"),
+    ],
+)
+def test_confusions_that_are_no_counts(confusions, message):
+    with pytest.raises(ValueError, match=message):
+        even_rate(confusions)

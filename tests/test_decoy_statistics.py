@@ -18,7 +18,7 @@ from resup import (
     SimilarityHistogram,
     cosine_label_similarity,
 )
-from resup.contradictions import OWN_ERROR, contradiction_rate, tail_rate
+from resup.contradictions import OWN_ERROR, contradiction_rate, even_rate, tail_rate
 from resup.decoy import DECOY_WEIGHT, hit_rate, transition
 from resup.decoy_fits import (
     CONTRAST_RATE_WEIGHT,
@@ -302,6 +302,31 @@ def test_contradiction_rate_is_that_of_the_surest_tenth_of_each_class(seed):
 )
 def test_contradiction_rate_at_its_ends(counts, rate):
     assert contradiction_rate(counts) == pytest.approx(rate)
+
+
+def confusions_of(c, errors, noise, n=10_000):
+    """Counts (C, B, C) where a network errs on its less sure half and labels are drawn anew."""
+    sure, unsure = ((1 - share) * np.eye(c) + share * errors for share in (0.1, 0.6))
+    return n * np.stack([unsure @ noise, sure @ noise], 1)
+
+
+def evenly(c, rate):
+    return (1 - rate) * np.eye(c) + rate / (c - 1) * (1 - np.eye(c))
+
+
+@pytest.mark.parametrize("c", [4, 7, 10])
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.3, 0.6])
+def test_even_noise_is_told_from_errors_and_from_confusions(c, rate):
+    to_next = np.roll(np.eye(c), 1, 1)
+    confusions = confusions_of(c, to_next, evenly(c, rate))
+    contradicted = 1 - confusions.trace(0, 0, 2).sum() / confusions.sum()
+    expected = max(0, rate - contradicted / 20) / 0.95
+    assert even_rate(confusions) == pytest.approx(expected, abs=1e-9)
+    wider = np.pad(confusions, ((0, 2), (0, 0), (1, 1)))  # by classes that never occur
+    assert even_rate(np.roll(wider, 1, 0)) == pytest.approx(expected, abs=1e-9)
+    assert even_rate(confusions[:3, :, :3]) == even_rate(0 * confusions) == 0
+    pairs = (1 - rate) * np.eye(c) + rate * to_next
+    assert even_rate(confusions_of(c, to_next, pairs)) == 0
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.02, 1.0])

@@ -41,7 +41,7 @@ def test_decoys_go_round_all_other_labels(c, groups):
         assert np.abs(np.cumsum(got.counts - expected.counts)).max() <= 1
 
 
-@pytest.mark.parametrize("c", [2, 3, 10])
+@pytest.mark.parametrize("c", [2, 3, 20])
 def test_contradictions_are_counted_by_class_and_confidence(c):
     logits, targets = 4 * torch.randn(2, 300, c), torch.randint(c, (300,))
     accumulator = DecoyAccumulator(2)
@@ -58,6 +58,21 @@ def test_contradictions_are_counted_by_class_and_confidence(c):
     np.testing.assert_array_equal(got.sum(2), expected.sum(2))
     assert got[..., 0].any()
     assert got[..., 1].any()
+    pairs = got.reshape(2, c, -1, 2, 2).sum(3)
+    by_label = accumulator.confusions.numpy()
+    np.testing.assert_array_equal(by_label.sum(3), pairs.sum(3))
+    np.testing.assert_array_equal(by_label[:, range(c), :, range(c)], pairs[..., 0].swapaxes(0, 1))
+    labels = np.bincount(targets, minlength=c)
+    np.testing.assert_array_equal(by_label.sum((1, 2)), [labels, labels])
+
+
+def test_confusions_of_many_classes_are_not_counted():
+    accumulator = DecoyAccumulator(2)
+    accumulator.update(torch.randn(2, 30, 21), torch.randint(21, (30,)))
+    assert accumulator.confusions.shape == (2, 0, 37, 0)
+    accumulator.reset()
+    accumulator.update(torch.randn(2, 30, 4), torch.randint(4, (30,)))
+    assert accumulator.confusions.sum() == 60
 
 
 def test_samples_of_nan_are_left_out():
@@ -69,6 +84,7 @@ def test_samples_of_nan_are_left_out():
     other.update(hurt, torch.cat([targets, torch.tensor([0, 1])]))
     assert torch.equal(clean.histograms.counts, other.histograms.counts)
     assert torch.equal(clean.contradictions, other.contradictions)
+    assert torch.equal(clean.confusions, other.confusions)
     assert torch.equal(clean.disputes, other.disputes)
     assert torch.equal(clean.labels, other.labels)
 
@@ -96,6 +112,7 @@ def test_the_state_dict_knows_the_number_of_classes():
     accumulator.update(torch.randn(2, 20, 4), torch.randint(4, (20,)))
     other.load_state_dict(copy.deepcopy(accumulator.state_dict()))
     assert torch.equal(other.contradictions, accumulator.contradictions)
+    assert torch.equal(other.confusions, accumulator.confusions)
     assert other.shift == accumulator.shift == 1
 
 

@@ -144,6 +144,7 @@ class HistogramAccumulator(StateModule):
 
 CONFIDENCE_BINS = 74  # of the highest probability
 CONFIDENCE_EDGES = -np.logaddexp(0, 4.5 - np.arange(1, CONFIDENCE_BINS) / 4)  # its logarithm
+FEW_CLASSES = 20  # of which all confusions can be counted
 
 
 class DecoyAccumulator(StateModule):
@@ -170,6 +171,9 @@ class DecoyAccumulator(StateModule):
         Samples by predicted class, by bin of the highest probability, and by whether the label
         contradicts the prediction; for :func:`resup.contradictions.contradiction_rate`. C is 0
         before the first call.
+    confusions : Tensor of shape (groups, C, 37, C), int32
+        Samples by predicted class, by pair of these bins, and by label; for
+        :func:`resup.contradictions.even_rate`. Empty with more than 20 classes.
     n_drawn : Tensor of shape (), int64
         How many classes decoys are drawn from: the first so many of `order`.
     order, place : Tensor of shape (C,), int64
@@ -192,6 +196,7 @@ class DecoyAccumulator(StateModule):
     order: Tensor
     place: Tensor
     contradictions: Tensor
+    confusions: Tensor
     disputes: Tensor
     labels: Tensor
     probabilities: Tensor
@@ -207,6 +212,7 @@ class DecoyAccumulator(StateModule):
         counts = torch.zeros(groups, CONFIDENCE_BINS, 2, dtype=torch.int32)
         self.register_buffer("disputes", counts)
         self.register_buffer("contradictions", counts.new_zeros(groups, 0, CONFIDENCE_BINS, 2))
+        self.register_buffer("confusions", counts.new_zeros(groups, 0, CONFIDENCE_BINS // 2, 0))
         self.register_buffer("labels", counts.new_zeros(0))
         self.register_buffer("probabilities", torch.zeros(groups, 0, dtype=torch.float64))
         self.register_buffer("n_drawn", torch.zeros_like(self.shift))
@@ -225,6 +231,10 @@ class DecoyAccumulator(StateModule):
         begins = len(self.labels) != n_classes
         super()._make_room(n_classes)
         if begins:
+            n = n_classes if n_classes <= FEW_CLASSES else 0
+            groups, _, bins, _ = self.confusions.shape
+            with torch.inference_mode(False):
+                self.confusions = self.confusions.new_zeros(groups, n, bins, n)
             self.draw_from(self.labels == 0)
 
     @torch.no_grad()
@@ -275,6 +285,10 @@ class DecoyAccumulator(StateModule):
         known = (highest == highest).int()
         by_all, by_one = known.aminmax(dim=0)
         self.contradictions.view(len(logits), -1).scatter_add_(1, index, known)
+        if self.confusions.numel():
+            pair_of_bins = cell // 2  # CONFIDENCE_BINS is even
+            index = torch.add(targets, pair_of_bins, alpha=len(self.labels))
+            self.confusions.view(len(logits), -1).scatter_add_(1, index, known)
         index = torch.add((predicted != predicted[0]).any(0), confidence, alpha=2)
         self.disputes.view(len(logits), -1).scatter_add_(1, index, by_all.expand_as(known))
         self.labels.scatter_add_(0, targets, by_one)
@@ -301,8 +315,8 @@ class DecoyAccumulator(StateModule):
 
     def counts(self) -> tuple[Tensor, ...]:
         """All that is counted, for sums over processes."""
-        counts = self.histograms.counts, self.contradictions, self.disputes, self.labels
-        return *counts, self.probabilities
+        counts = self.histograms.counts, self.contradictions, self.confusions, self.disputes
+        return *counts, self.labels, self.probabilities
 
     def reset(self) -> None:
         """Forget all samples; the shift goes on."""

@@ -8,10 +8,11 @@ from numpy.typing import ArrayLike
 from .decoy_fits import Values
 from .histogram import Array
 
-__all__ = ["contradiction_rate"]
+__all__ = ["contradiction_rate", "even_rate"]
 
 SUREST, LEAST = 0.1, 10  # share of each class, and samples of it: fewer may all be learnt by heart
 OWN_ERROR = 0.25  # among these, as a share of that of the class
+SURE, OWN_EVEN_ERROR = 0.4, 0.05  # the same for labels that are confused least
 SUREST_TAIL, SURE_TAIL = 0.25, 0.7  # shares of all samples, where their predictions are not known
 DOUBTED, SHOWN = 0.45, 0.6  # ratios of these two that show nothing, and all; own errors lower it
 
@@ -45,32 +46,92 @@ def contradiction_rate(counts: ArrayLike) -> float:
     >>> round(contradiction_rate([[[400, 400], [120, 80]], [[600, 200], [120, 80]]]), 3)
     0.407
     """
-    samples = np.asarray(counts, np.float64)
-    if samples.ndim != 3 or samples.shape[1] < 1 or samples.shape[2] != 2:
-        raise ValueError(f"counts must have shape (C, B, 2) with B >= 1, got {samples.shape}")
-    if not np.isfinite(samples).all() or (samples < 0).any():
-        raise ValueError("counts must be finite and not negative")
+    samples = _as_counts(counts, "counts", 2)
     n = samples.sum((1, 2))
     all_ = samples[..., 1].sum(1) / np.where(n > 0, n, 1)
     by_class = without_own_errors(of_surest(samples, least=LEAST), all_)
     return float(n @ by_class / (n.sum() or 1))
 
 
-def of_surest(counts: Array, surest: float = SUREST, least: float = 0.0) -> Array:
-    """Share of the second kind in the surest part of each group, for counts (groups, B, 2)."""
+def even_rate(confusions: ArrayLike) -> float:
+    """Noise rate that the labels least confused show: that of noise spread over all classes.
+
+    For each predicted class, the less sure three fifths of the samples tell the third of the other
+    labels that is confused with it least. Among the surer two fifths these are hardly ever a
+    network's own errors or plausible mistakes, and they are learnt by heart last. If noise is
+    spread evenly, they are a third of it; if not, this rate is too low.
+
+    Parameters
+    ----------
+    confusions : array-like of shape (C, B, C)
+        Samples by predicted class, by bin of the highest probability (ascending), and by given
+        label.
+
+    Returns
+    -------
+    float
+        In [0, 1]; 0 where fewer than four classes occur.
+
+    Raises
+    ------
+    ValueError
+        If `confusions` has another shape, or a count is negative or not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from resup.contradictions import even_rate
+    >>> right, wrong = 70 * np.eye(4), 10 * (1 - np.eye(4))
+    >>> round(even_rate(np.stack([right + wrong, right + wrong], axis=1)), 3)
+    0.3
+    """
+    samples = _as_counts(confusions, "confusions")
+    n, labels = samples.sum((1, 2)), samples.any((0, 1))
+    others = labels.sum() - 1
+    if others < 3:
+        return 0.0
+    sure = surest_part(samples, SURE, LEAST)
+    confused = samples.sum(1) - sure
+    confused[np.eye(len(n), dtype=bool) | ~labels] = np.inf
+    least = confused.argsort(1, kind="stable")[:, : others - 2 * (others // 3)]
+    shown = np.take_along_axis(sure, least, 1).mean(1) * others
+    by_class = shown / np.where(n > 0, sure.sum(1), 1)
+    contradicted = 1 - samples.trace(0, 0, 2).sum() / n.sum()
+    return float(without_own_errors(n @ by_class / n.sum(), contradicted, OWN_EVEN_ERROR))
+
+
+def surest_part(counts: Array, surest: float, least: float) -> Array:
+    """Sum the surest part of each group over its bins: counts (groups, B, K) to (groups, K)."""
     from_top = counts[:, ::-1].cumsum(1)
     n = from_top.sum(2)
     all_ = n[:, -1:]
     cut = (n < np.minimum(np.maximum(surest * all_, least), all_)).sum(1)  # the bin that reaches it
-    groups = np.arange(len(n))
-    second, both = from_top[groups, cut, 1], n[groups, cut]
-    shares: Array = second / np.where(both > 0, both, 1)
+    part: Array = from_top[np.arange(len(n)), cut]
+    return part
+
+
+def of_surest(counts: Array, surest: float = SUREST, least: float = 0.0) -> Array:
+    """Share of the second kind in the surest part of each group, for counts (groups, B, 2)."""
+    part = surest_part(counts, surest, least)
+    n = part.sum(1)
+    shares: Array = part[:, 1] / np.where(n > 0, n, 1)
     return shares
 
 
-def without_own_errors(surest: Array, all_: Array) -> Array:
+def without_own_errors(surest: Array, all_: Array, share: float = OWN_ERROR) -> Array:
     """Take off the share of contradictions that a network's own errors make."""
-    return np.clip((surest - OWN_ERROR * all_) / (1 - OWN_ERROR), 0, 1)
+    return np.clip((surest - share * all_) / (1 - share), 0, 1)
+
+
+def _as_counts(values: ArrayLike, name: str, kinds: int | None = None) -> Array:
+    counts = np.asarray(values, np.float64)
+    if counts.ndim != 3 or not counts.shape[1] or counts.shape[2] != (kinds or len(counts)):
+        raise ValueError(
+            f"{name} must have shape (C, B, {kinds or 'C'}) with B >= 1, got {counts.shape}"
+        )
+    if not np.isfinite(counts).all() or (counts < 0).any():
+        raise ValueError(f"{name} must be finite and not negative")
+    return counts
 
 
 def tail_rate(samples: Values, decoys: Values, hit_rate: float) -> float:

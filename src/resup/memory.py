@@ -11,7 +11,7 @@ from torch import Tensor
 from ._module import StateModule
 from .accumulator import DecoyAccumulator
 from .balance import given_up
-from .contradictions import contradiction_rate, of_surest
+from .contradictions import contradiction_rate, even_rate, of_surest
 from .decoy import BELIEVED
 from .histogram import Array
 
@@ -39,10 +39,10 @@ class NoiseMemory(StateModule):
     """Noise rates that the epochs of a training run have shown, for each network.
 
     Wrong labels are no fewer once they are memorised, so two noise rates are remembered. The one
-    *seen*: the highest that two epochs in a row have shown among the surest predictions, or that
-    the decoys account for if this is more, but at most four times what the next epoch still showed.
-    The one *found*: the highest that three fits in a row have reached; later fits find no less, up
-    to twice the one seen.
+    *seen*: the highest that two epochs in a row have shown, among the surest predictions or as
+    noise spread evenly, or that the decoys account for if this is more, but at most four times what
+    the next epoch still showed. The one *found*: the highest that three fits in a row have reached;
+    later fits find no less, up to twice the one seen.
 
     Networks that know little must not choose what to learn from. In a network's first fit, or while
     its rates are forgotten, no label is taken to be less likely right than 0.4 of the share of
@@ -65,7 +65,7 @@ class NoiseMemory(StateModule):
     Attributes
     ----------
     seen : Tensor of shape (networks, 2), float64
-        Noise rates that the surest predictions of the last two epochs showed; NaN, as `of_decoys`
+        Noise rates that the last two epochs showed; NaN, as `of_decoys`
         and `contradicted`, before the first epoch.
     seen_held : Tensor of shape (networks,), float64
         Highest that is held of those seen before.
@@ -146,9 +146,10 @@ class NoiseMemory(StateModule):
         self._look_at_classes(epoch)
         self._look_at_disputes(epoch.disputes.cpu().numpy())
         skips = self.misled() & self.known.all(1) & self.seen.isfinite().any(1)
-        for network, counts in enumerate(epoch.contradictions.cpu().numpy()):
+        shown = zip(epoch.contradictions.cpu().numpy(), epoch.confusions.cpu().numpy(), strict=True)
+        for network, (counts, confusions) in enumerate(shown):
             if counts.any() and not skips[network]:  # an epoch that showed nothing says nothing
-                self._look_at_contradictions(network, counts)
+                self._look_at_contradictions(network, counts, confusions)
 
     def _forget(self, labels: Tensor) -> None:
         """Forget the rates of the epochs before where what they showed is not to be trusted."""
@@ -168,8 +169,9 @@ class NoiseMemory(StateModule):
             self.waiting &= MOSTLY_DISPUTED < disputed < self.disputed.item()
             self.disputed.clamp_(max=disputed)
 
-    def _look_at_contradictions(self, network: int, counts: Array) -> None:
-        rate, (before, last) = contradiction_rate(counts), self.seen[network].tolist()
+    def _look_at_contradictions(self, network: int, counts: Array, confusions: Array) -> None:
+        rate = max(contradiction_rate(counts), even_rate(confusions) if len(confusions) else 0.0)
+        before, last = self.seen[network].tolist()
         held, of_decoys = self.seen_held[network].item(), self.of_decoys[network].item()
         shown = np.min([before, last])  # NaN where one is not known
         if of_decoys >= last:

@@ -23,7 +23,7 @@ from .distributed import everyones, rank, unwrap
 from .pair import NetworkPair
 from .progress import EpochProgress
 
-FORMAT_VERSION = 12
+FORMAT_VERSION = 13
 
 
 class SavedPair(NetworkPair):
