@@ -400,6 +400,19 @@ def test_an_estimator_that_calls_itself_degenerate_weighs_nothing():
     assert len(weigher.noise_rates_) == len(weigher.mixtures_) == 2
 
 
+def test_judging_before_the_first_fit_says_so():
+    with pytest.warns(UserWarning, match=r"nothing has been fitted yet, .* call refit\(\) after"):
+        probability = SampleWeigher().judge(torch.randn(2, 5, 3), torch.zeros(5).long())
+    assert (probability == 1).all()
+
+
+def test_logits_of_another_number_of_classes_than_given_are_refused():
+    weigher = SampleWeigher(n_classes=4)
+    for call in (weigher, weigher.judge):
+        with pytest.raises(ValueError, match="logits must have 4 classes, got 3"):
+            call(torch.randn(2, 5, 3), torch.zeros(5).long())
+
+
 def test_a_network_that_shows_nothing_is_named():
     weigher = SampleWeigher()
     logits, targets = show(weigher, memorised=0)

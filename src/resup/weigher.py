@@ -72,7 +72,7 @@ class SampleWeigher(StateModule):
     n_classes : int, optional
         How many classes the logits have, for those who need to know the shapes of all buffers
         before the first batch, which otherwise tells: ``torch.optim.swa_utils.AveragedModel`` and
-        ``torch.distributed.checkpoint``.
+        ``torch.distributed.checkpoint``. Logits of another number are then refused.
 
     Attributes
     ----------
@@ -92,7 +92,8 @@ class SampleWeigher(StateModule):
     Warns
     -----
     UserWarning
-        If the data of an epoch do not support a mixture, so that a network weighs every sample 1.
+        If the data of an epoch do not support a mixture, so that a network weighs every sample 1;
+        in `judge`, if nothing has been fitted yet.
 
     Raises
     ------
@@ -172,6 +173,7 @@ class SampleWeigher(StateModule):
             self.alignment = ClassAlignment(networks)
             self.memory = NoiseMemory(networks)
             self.balance = ClassBalance(networks)
+        self.n_classes = n_classes
         if n_classes is not None:
             check_number("n_classes", n_classes, 2, whole=True)
             for part in self.children():
@@ -203,7 +205,7 @@ class SampleWeigher(StateModule):
             In [0, 1]: the sharpened probability that the label is right as each network sees it, or
             1 where its noise rate is negligible or the networks still learn to agree.
         """
-        check_stacked(logits, targets, len(self.fitted_counts))
+        self._check(logits, targets)
         targets = targets.long()
         logs = self._record(logits, targets) if record else None
         if self.decoys is not None and not callable(self.signal):
@@ -217,10 +219,33 @@ class SampleWeigher(StateModule):
 
     @torch.no_grad()
     def judge(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Probability that each label is right, (networks, N); 1 before the first `refit`."""
-        check_stacked(logits, targets, len(self.fitted_counts))
+        """Probability that each label is right, by the last fit; nothing is counted.
+
+        Parameters
+        ----------
+        logits : Tensor of shape (networks, N, C)
+            Class scores of each network, best in eval mode.
+        targets : Tensor of shape (N,)
+            Given labels.
+
+        Returns
+        -------
+        Tensor of shape (networks, N), float32, or float64 for float64 logits
+            In [0, 1]; 1 before the first `refit`, with a warning, and for logits that hold NaN.
+        """
+        self._check(logits, targets)
+        if not self.mixtures_:
+            warnings.warn(
+                "nothing has been fitted yet, every probability is 1: call refit() after an epoch",
+                stacklevel=2,
+            )
         probability: Tensor = self.posterior(*log_signal(self.signal, logits, targets.long()))
         return probability.nan_to_num(1.0)
+
+    def _check(self, logits: Tensor, targets: Tensor) -> None:
+        check_stacked(logits, targets, len(self.fitted_counts))
+        if self.n_classes not in (None, logits.shape[2]):
+            raise ValueError(f"logits must have {self.n_classes} classes, got {logits.shape[2]}")
 
     def refit(self) -> None:
         """Fit a mixture to what each network has shown since the last call, then forget that.
