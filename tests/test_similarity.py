@@ -118,6 +118,13 @@ def test_gradients():
     assert torch.autograd.gradcheck(lambda z: log_label_similarity(z, targets), logits)
 
 
+def test_the_gradient_of_a_uniform_prediction():
+    logits = torch.zeros(1, 4, dtype=torch.float64, requires_grad=True)  # S = 1/2
+    cosine_label_similarity(logits, torch.tensor([0])).backward()
+    expected = torch.tensor([[3 / 8, -1 / 8, -1 / 8, -1 / 8]], dtype=torch.float64)
+    torch.testing.assert_close(logits.grad, expected)
+
+
 def test_gradient_stays_finite_when_saturated():
     logits = torch.tensor([[100.0, 0.0], [0.0, 100.0]], requires_grad=True)
     sum(v.sum() for v in log_label_similarity(logits, torch.tensor([0, 0]))).backward()

@@ -76,7 +76,7 @@ def _log_similarity(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         top, place = rest.max(-1, keepdim=True)
         log_1ms2 = (top - torch.log_softmax(rest, -1).gather(-1, place))[..., 0]
         small = log_s2 < math.log(0.25)  # each logarithm from the one that is the more exact
-        log_1ms2 = log_1ms2.clamp(max=math.log(0.75))
+        log_1ms2 = torch.where(small, math.log(0.75), log_1ms2)
         log_s = torch.where(small, log_s2, torch.log1p(-log_1ms2.exp())) / 2
         s = log_s.exp()
         other = torch.where(small, -s, s).log1p()
