@@ -35,6 +35,14 @@ def test_mixture(rng):
     assert plt.gca() is right
 
 
+@pytest.mark.parametrize("bins", [50, 100])
+def test_bars_of_an_even_density_are_even(bins):
+    s = (np.arange(100_000) + 0.5) / 100_000
+    ax = plot_mixture(BetaMixture(n_components=1).fit(s), s, bins=bins)
+    heights = [patch.get_height() for patch in ax.patches[:bins]]  # all are judged right
+    np.testing.assert_allclose(heights, 1 / bins, rtol=0.02)
+
+
 @pytest.mark.parametrize("weight", [1e-300, 1e-3, 7.0, 1e300])
 def test_the_scale_of_weights_does_not_move_the_axis(rng, weight):
     s = rng.random(1000)

@@ -10,9 +10,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
 
 from ._checks import as_similarities, check_number, to_numpy
-from .histogram import SimilarityHistogram
+from .histogram import LOGIT_EDGES, SimilarityHistogram
 
 __all__ = [
     "plot_history",
@@ -23,6 +24,7 @@ __all__ = [
 ]
 
 RIGHT, WRONG, LINE = "#4878a8", "#d1605e", "#333333"
+BIN_EDGES = np.concatenate([[0.0], expit(LOGIT_EDGES), [1.0]])
 
 
 def plot_mixture(
@@ -65,8 +67,9 @@ def plot_mixture(
         "judged wrong": (histogram.counts - right, WRONG),
     }
     for label, (counts, color) in parts.items():  # not stacked: heights on a log axis do not add up
-        share = counts / histogram.total
-        ax.hist(histogram.centres, edges, weights=share, color=color, alpha=0.6, label=label)
+        below = np.append(0.0, counts.cumsum()) / histogram.total
+        share = np.diff(np.interp(edges, BIN_EDGES, below))  # a bin may lie across an edge
+        ax.hist(edges[:-1], edges, weights=share, color=color, alpha=0.6, label=label)
     ax.set(xlabel="similarity S", ylabel="share of samples", xlim=(0, 1), yscale="log")
     least = histogram.counts[histogram.counts > 0].min() / histogram.total
     low, high = max(least / 2, 1e-6), ax.get_ylim()[1]  # from half a sample on
