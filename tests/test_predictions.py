@@ -1,9 +1,11 @@
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from resup import LabelReport, noise
+from resup import DecoyMixture, LabelReport, noise
 
 N, C = 3000, 5
 
@@ -136,6 +138,19 @@ def test_certain_predictions():
     report = LabelReport.from_predictions(labels, certain)
     assert np.isfinite(report.clean_probability).all()
     assert report.noise_rate == pytest.approx(0.3, abs=0.06)
+
+
+def test_filters_of_warnings_stay_as_they_are(monkeypatch):
+    """All threads share them."""
+    during, fit = [], DecoyMixture.fit
+
+    def look(*args, **kwargs):
+        during.append(warnings.filters[:])
+        return fit(*args, **kwargs)
+
+    monkeypatch.setattr(DecoyMixture, "fit", look)
+    LabelReport.from_predictions(*predictions(0.4, kind="pairs")[:2])  # degenerate
+    assert during == [warnings.filters]
 
 
 GOOD = np.full((4, 2), 0.5)

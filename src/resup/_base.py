@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from numbers import Real
 from typing import Any
 
@@ -208,6 +211,20 @@ def weighted_values(
     return x[w > 0], w[w > 0]
 
 
+_warns = ContextVar("_warns", default=True)
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Fits do not warn in here; other threads keep their warnings, unlike by `catch_warnings`."""
+    token = _warns.set(False)
+    try:
+        yield
+    finally:
+        _warns.reset(token)
+
+
 def warn(message: str) -> None:
     """Warn the caller of `fit`."""
-    warnings.warn(message, ConvergenceWarning, stacklevel=3)
+    if _warns.get():
+        warnings.warn(message, ConvergenceWarning, stacklevel=3)

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
 
+from ._base import silent
 from ._checks import as_numbers, as_similarities, check_number, to_numpy
 from .accumulator import CONFIDENCE_BINS, CONFIDENCE_EDGES
 from .contradictions import contradiction_rate
@@ -291,8 +291,7 @@ def _judge(labels: NDArray[np.int64], p: Array) -> tuple[Array, Array]:
         occurs[:] = True
     given, all_, absent = (SimilarityHistogram().update(v.ravel()) for v in (s, p, p[:, ~occurs]))
     decoys = SimilarityHistogram(all_.counts - absent.counts - given.counts)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    with silent():
         mixture = DecoyMixture().fit(
             s,
             decoys,
