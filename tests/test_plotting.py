@@ -69,6 +69,14 @@ def test_weights(rng):
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["wrong labels", "right labels"]
 
 
+def test_the_legend_of_weights_lies_above_the_bars():
+    w = (np.arange(1000) + 0.5) / 1000
+    ax = plot_weights(w, np.arange(1000) % 3 > 0)
+    ax.figure.draw_without_rendering()
+    top = max(patch.get_window_extent().y1 for patch in ax.patches)
+    assert top < ax.get_legend().get_window_extent().y0
+
+
 def test_history():
     history = [
         {"epoch": 1},

@@ -72,8 +72,7 @@ def plot_mixture(
         ax.hist(edges[:-1], edges, weights=share, color=color, alpha=0.6, label=label)
     ax.set(xlabel="similarity S", ylabel="share of samples", xlim=(0, 1), yscale="log")
     least = histogram.counts[histogram.counts > 0].min() / histogram.total
-    low, high = max(least / 2, 1e-6), ax.get_ylim()[1]  # from half a sample on
-    ax.set_ylim(low, high * (high / low) ** 0.15)  # room for the legend
+    _set_bottom(ax, max(least / 2, 1e-6))  # from half a sample on
     current = ax.figure.gca()
     twin = ax.twinx()
     ax.figure.sca(current)  # the twin took its place
@@ -132,9 +131,9 @@ def plot_weights(
         ax.hist(
             [w[~mask], w[mask]], edges, color=[WRONG, RIGHT], label=["wrong labels", "right labels"]
         )
-        ax.legend(loc="upper center", frameon=False)
+        ax.legend(loc="upper center", ncols=2, fontsize=8, frameon=False)
     ax.set(xlabel="weight", ylabel="samples", yscale="log", xlim=(0, 1))
-    ax.set_ylim(bottom=0.5)
+    _set_bottom(ax, 0.5)
     return ax
 
 
@@ -301,6 +300,12 @@ def plot_suspects(
         ax.set_title(title, fontsize=8, color=WRONG if wrong else LINE)
         ax.axis("off")
     return shown
+
+
+def _set_bottom(ax: Axes, low: float) -> None:
+    """Begin a logarithmic axis at `low`, with room for a line of legend on top."""
+    high = ax.get_ylim()[1]
+    ax.set_ylim(low, high * (high / low) ** 0.15)
 
 
 def _mask(right: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
