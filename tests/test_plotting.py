@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -131,6 +133,15 @@ def test_suspects(rng, shape):
     names = labels.astype(str)
     axes = plot_suspects(rng.random(shape), names, weights, true=names[labels % 19])
     assert axes[0].get_title().startswith(f"given {first}\nis {first % 19}\n")
+
+
+@pytest.mark.parametrize("names", [["lawn_mower", "American Staffordshire terrier"], [1234, 5678]])
+def test_titles_of_suspects_do_not_overlap(rng, names):
+    given, true = np.array(names)[np.arange(20) % 2], np.array(names)[np.arange(20) % 3 % 2]
+    axes = plot_suspects(rng.random((20, 8, 8)), given, rng.random(20), true=true)
+    plt.gcf().draw_without_rendering()
+    boxes = [ax.title.get_window_extent() for ax in axes]
+    assert all(left.x1 < right.x0 for row in (boxes[:8], boxes[8:]) for left, right in pairwise(row))
 
 
 @pytest.mark.parametrize("count", [1, 5, 15])

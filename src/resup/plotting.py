@@ -282,11 +282,13 @@ def plot_suspects(
     for name, column in (("labels", given), ("images", pictures), ("true", truth)):
         if column is not None and len(column) != len(w):
             raise ValueError(f"{name} must have {len(w)} rows, got {len(column)}")
+    figure = None
     if axes is None:
         check_number("count", count, 1, whole=True)
         rows = min(2, count)
         columns = -(-count // rows)
-        grid = plt.subplots(rows, columns, figsize=(1.4 * columns, 1.8 * rows), squeeze=False)[1]
+        size = 1.4 * columns, 1.8 * rows
+        figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
         for ax in grid.flat[min(count, len(w)) :]:
             ax.axis("off")
         axes = grid.flat[:count]
@@ -299,6 +301,9 @@ def plot_suspects(
         title = f"given {given[i]}{known}\nw = {w[i]:.2f}"
         ax.set_title(title, fontsize=8, color=WRONG if wrong else LINE)
         ax.axis("off")
+    if figure is not None:  # titles side by side
+        widest = max(ax.title.get_window_extent().width for ax in shown) / figure.dpi
+        figure.set_figwidth(columns * max(1.4, widest + 0.2))
     return shown
 
 
