@@ -140,8 +140,9 @@ def test_titles_of_suspects_do_not_overlap(rng, names):
     given, true = np.array(names)[np.arange(20) % 2], np.array(names)[np.arange(20) % 3 % 2]
     axes = plot_suspects(rng.random((20, 8, 8)), given, rng.random(20), true=true)
     plt.gcf().draw_without_rendering()
-    boxes = [ax.title.get_window_extent() for ax in axes]
-    assert all(left.x1 < right.x0 for row in (boxes[:8], boxes[8:]) for left, right in pairwise(row))
+    for row in (axes[:8], axes[8:]):
+        boxes = [ax.title.get_window_extent() for ax in row]
+        assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
 
 @pytest.mark.parametrize("count", [1, 5, 15])
@@ -195,7 +196,10 @@ def test_bad_input(rng):
             lambda: plot_suspects(images, labels, w, count=0),
             "count must be an integer of at least 1, got 0",
         ),
-        (lambda: plot_suspects(images, labels, w * np.nan), "weights must not contain NaN"),
+        (
+            lambda: plot_suspects(images, labels, clean_probability=w * np.nan),
+            "clean_probability must not contain NaN",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             plot()

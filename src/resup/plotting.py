@@ -242,7 +242,7 @@ def plot_probability(
 def plot_suspects(
     images: ArrayLike,
     labels: ArrayLike,
-    weights: ArrayLike,
+    clean_probability: ArrayLike,
     *,
     true: ArrayLike | None = None,
     axes: Iterable[Any] | None = None,
@@ -256,8 +256,8 @@ def plot_suspects(
         What `imshow` shows.
     labels : array-like of shape (N,)
         Given labels, as numbers or names.
-    weights : array-like of shape (N,)
-        Probability that each label is right.
+    clean_probability : array-like of shape (N,)
+        Probability p that each label is right.
     true : array-like of shape (N,), optional
         True labels, where they are known; a title is red where the given label is indeed wrong.
     axes : iterable of Axes or grid of them, optional
@@ -272,33 +272,34 @@ def plot_suspects(
     Raises
     ------
     ValueError
-        If the shapes do not fit together, a weight is NaN or outside [0, 1], or `count` is no
+        If the shapes do not fit together, a probability is NaN or outside [0, 1], or `count` is no
         integer of at least 1.
     """
-    pictures, given, w = to_numpy(images), to_numpy(labels), as_similarities(weights, "weights")
+    pictures, given = to_numpy(images), to_numpy(labels)
+    p = as_similarities(clean_probability, "clean_probability")
     truth = None if true is None else to_numpy(true)
     if pictures.ndim != 3 and (pictures.ndim != 4 or pictures.shape[3] not in (3, 4)):
         raise ValueError(f"images must have shape (N, H, W) or (N, H, W, 3), got {pictures.shape}")
     for name, column in (("labels", given), ("images", pictures), ("true", truth)):
-        if column is not None and len(column) != len(w):
-            raise ValueError(f"{name} must have {len(w)} rows, got {len(column)}")
+        if column is not None and len(column) != len(p):
+            raise ValueError(f"{name} must have {len(p)} rows, got {len(column)}")
     figure = None
     if axes is None:
         check_number("count", count, 1, whole=True)
         rows = min(2, count)
         columns = -(-count // rows)
-        size = 1.4 * columns, 1.8 * rows
-        figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-        for ax in grid.flat[min(count, len(w)) :]:
+        figure = plt.figure(figsize=(1.4 * columns, 1.8 * rows), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for ax in grid.flat[min(count, len(p)) :]:
             ax.axis("off")
         axes = grid.flat[:count]
     between = "\n" if given.dtype.kind in "OUS" else ", "  # names are long
     shown = np.ravel([axes] if isinstance(axes, Axes) else list(axes))
-    for ax, i in zip(shown, np.argsort(w, kind="stable"), strict=False):
+    for ax, i in zip(shown, np.argsort(p, kind="stable"), strict=False):
         ax.imshow(pictures[i], cmap="gray" if pictures.ndim == 3 else None)
         known = "" if truth is None else f"{between}is {truth[i]}"
         wrong = truth is not None and truth[i] != given[i]
-        title = f"given {given[i]}{known}\nw = {w[i]:.2f}"
+        title = f"given {given[i]}{known}\np = {p[i]:.2f}"
         ax.set_title(title, fontsize=8, color=WRONG if wrong else LINE)
         ax.axis("off")
     if figure is not None:  # titles side by side
