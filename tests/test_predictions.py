@@ -135,9 +135,18 @@ def test_predictions_that_are_all_alike_say_nothing():
 def test_certain_predictions():
     labels, p, _ = predictions(0.3, sure=1.0)
     certain = np.eye(C)[p.argmax(1)]
-    report = LabelReport.from_predictions(labels, certain)
+    message = (
+        r"all predictions are 0 or 1, so a classifier's own errors cannot be told from wrong "
+        r"labels; pass graded probabilities \(not of a decision tree or 1-NN\)"
+    )
+    with pytest.warns(UserWarning, match=message):
+        report = LabelReport.from_predictions(labels, certain)
     assert np.isfinite(report.clean_probability).all()
     assert report.noise_rate == pytest.approx(0.3, abs=0.06)
+    with pytest.warns(UserWarning, match=message):
+        LabelReport.from_predictions(labels, np.stack([p, certain]))
+    certain[0] = p[0]
+    LabelReport.from_predictions(labels, certain)  # and no warning
 
 
 def test_filters_of_warnings_stay_as_they_are(monkeypatch):

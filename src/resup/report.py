@@ -111,7 +111,7 @@ class LabelReport:
     def from_predictions(
         cls, labels: Any, probabilities: Any, *, hidden: float = HIDDEN
     ) -> LabelReport:
-        """Make the table from held-out predictions of any classifier, without training.
+        """Make the table from held-out predictions of a classifier, without training.
 
         `DecoyMixture` is fitted to the similarities of the predictions to the given label and to
         all others, with the noise rate that the surest predictions show. As in the first fit of a
@@ -125,7 +125,9 @@ class LabelReport:
         probabilities : array-like or Tensor of shape (N, C) or (2, N, C)
             Class probabilities, of one classifier or of two. Each sample's must come from a fit
             without it, as from ``cross_val_predict(..., method="predict_proba")``: a classifier
-            that has learnt wrong labels by heart no longer shows them.
+            that has learnt wrong labels by heart no longer shows them. They must be graded: by 0
+            and 1 alone, as of a decision tree or one nearest neighbour, a wrong prediction looks
+            just like a wrong label, and most of the suspects may be right.
         hidden : float, default=0.015
             Share of the right labels that look just like wrong ones (:func:`resup.q_values`).
 
@@ -144,7 +146,8 @@ class LabelReport:
         Warns
         -----
         UserWarning
-            If all labels are equally similar to their predictions, so that each counts as right.
+            If all labels are equally similar to their predictions, so that each counts as right,
+            or all probabilities of a classifier are 0 or 1.
 
         Notes
         -----
@@ -166,6 +169,12 @@ class LabelReport:
         True
         """
         y, p = _predictions(labels, probabilities)
+        if (p.max(-1) == 1).all(-1).any():
+            warnings.warn(
+                "all predictions are 0 or 1, so a classifier's own errors cannot be told from "
+                "wrong labels; pass graded probabilities (not of a decision tree or 1-NN)",
+                stacklevel=2,
+            )
         predicted = p.argmax(-1)
         agree, suggested = predicted[0] == predicted[-1], p.mean(0).argmax(-1)
         clean, similarity = zip(*(_judge(y, own) for own in p), strict=True)
