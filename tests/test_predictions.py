@@ -171,7 +171,12 @@ GOOD = np.full((4, 2), 0.5)
         ([0, 1, 1], GOOD, r"labels must have shape \(4,\), got \(3,\)"),
         ([0, 1, 1, 2], GOOD, r"labels must lie in \[0, 2\), got values from 0 to 2"),
         ([0, 1, 1, 0.5], GOOD, r"labels must be integers, got 0\.5"),
-        (["cat"] * 4, GOOD, r"labels must be real numbers, got dtype"),
+        (
+            ["cat"] * 4,
+            GOOD,
+            r"labels must be integers, the columns of the classes, got dtype <U3; `classes, "
+            r"labels = np\.unique\(labels, return_inverse=True\)` gives those of cross_val_predict",
+        ),
         ([0, 1, 1, 0], 2 * GOOD, r"sum to 1 for each sample, got values from 1 to 1 and sums"),
         ([0, 1, 1, 0], GOOD - 1, r"probabilities must be in \[0, 1\].*from -0\.5 to -0\.5"),
         ([0, 1, 1, 0], np.full((4, 2), np.nan), r"probabilities must be in \[0, 1\].*from nan"),

@@ -121,7 +121,9 @@ class LabelReport:
         Parameters
         ----------
         labels : array-like or Tensor of shape (N,)
-            Given labels, in [0, C).
+            Given labels, in [0, C): columns of `probabilities`. Of names,
+            ``classes, labels = np.unique(labels, return_inverse=True)`` makes those of
+            ``cross_val_predict``.
         probabilities : array-like or Tensor of shape (N, C) or (2, N, C)
             Class probabilities, of one classifier or of two. Each sample's must come from a fit
             without it, as from ``cross_val_predict(..., method="predict_proba")``: a classifier
@@ -248,7 +250,15 @@ def _probability(name: str, values: Any) -> NDArray[np.float64]:
 
 
 def _labels(name: str, values: Any) -> NDArray[np.int64]:
-    labels = as_numbers(values, name)
+    labels = to_numpy(values)
+    try:
+        labels = as_numbers(labels, name)
+    except ValueError:
+        raise ValueError(
+            f"{name} must be integers, the columns of the classes, got dtype {labels.dtype}; "
+            f"`classes, {name} = np.unique({name}, return_inverse=True)` gives those of "
+            "cross_val_predict"
+        ) from None
     with np.errstate(invalid="ignore"):
         whole = labels.astype(np.int64)
     if (whole != labels).any():
