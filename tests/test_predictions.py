@@ -162,6 +162,15 @@ def test_filters_of_warnings_stay_as_they_are(monkeypatch):
     assert during == [warnings.filters]
 
 
+def test_rounding_beyond_0_and_1_is_taken_back():
+    labels, p, _ = predictions(0.2)
+    p[0] = np.eye(C)[0]
+    expected = LabelReport.from_predictions(labels, p)
+    p[0] += [5e-7, -5e-7, 0, 0, 0]
+    got = LabelReport.from_predictions(labels, p)
+    np.testing.assert_array_equal(got.clean_probability, expected.clean_probability)
+
+
 GOOD = np.full((4, 2), 0.5)
 
 
@@ -177,9 +186,14 @@ GOOD = np.full((4, 2), 0.5)
             r"labels must be integers, the columns of the classes, got dtype <U3; `classes, "
             r"labels = np\.unique\(labels, return_inverse=True\)` gives those of cross_val_predict",
         ),
-        ([0, 1, 1, 0], 2 * GOOD, r"sum to 1 for each sample, got values from 1 to 1 and sums"),
+        ([0, 1, 1, 0], 2 * GOOD, r"got values from 1 to 1 and a sum of 2 in row 0, the first of 4"),
         ([0, 1, 1, 0], GOOD - 1, r"probabilities must be in \[0, 1\].*from -0\.5 to -0\.5"),
-        ([0, 1, 1, 0], np.full((4, 2), np.nan), r"probabilities must be in \[0, 1\].*from nan"),
+        (
+            [0, 1, 1, 0],
+            [[0.5, 0.5], [0.5, 0.5], [np.nan, 0.5], [0.5, 0.5]],
+            r"probabilities must be in \[0, 1\] and sum to 1 for each sample, got values from nan "
+            r"to nan and a sum of nan in row 2, the first of 1",
+        ),
         ([0, 1, 1, 0], GOOD[:, 0], r"shape \(N, C\) or \(2, N, C\) with N >= 1.*got \(4,\)"),
         ([0, 1, 1, 0], GOOD[:, :1], r"shape \(N, C\) or \(2, N, C\) with N >= 1.*got \(4, 1\)"),
         ([0, 1, 1, 0], np.stack([GOOD] * 3), r"got \(3, 4, 2\)"),

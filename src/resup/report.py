@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._base import silent
-from ._checks import as_numbers, as_similarities, check_number, to_numpy
+from ._checks import ROUNDING, as_numbers, as_similarities, check_number, to_numpy
 from .accumulator import CONFIDENCE_BINS, CONFIDENCE_EDGES
 from .contradictions import contradiction_rate
 from .decoy import DecoyMixture
@@ -22,7 +22,7 @@ from .memory import first_impression
 
 __all__ = ["LabelReport"]
 
-ROUNDING = 0.01  # of a sum of probabilities in half precision
+SUM_ROUNDING = 0.01  # of probabilities in half precision
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no one truth
@@ -276,12 +276,16 @@ def _predictions(labels: Any, probabilities: Any) -> tuple[NDArray[np.int64], Ar
             "probabilities must have shape (N, C) or (2, N, C) with N >= 1 and C >= 2, got "
             f"{np.shape(probabilities)}"
         )
-    sums = p.sum(-1)
-    if not (p.min() >= 0 and np.abs(sums - 1).max() <= ROUNDING):  # nor if one is NaN
+    low, high, sums = p.min(-1), p.max(-1), p.sum(-1)
+    bad = ~((low >= -ROUNDING) & (np.abs(sums - 1) <= SUM_ROUNDING))  # so if one is NaN
+    if bad.any():
+        first = tuple(np.argwhere(bad)[0])
         raise ValueError(
             "probabilities must be in [0, 1] and sum to 1 for each sample, got values from "
-            f"{p.min():.4g} to {p.max():.4g} and sums from {sums.min():.4g} to {sums.max():.4g}"
+            f"{low[first]:.4g} to {high[first]:.4g} and a sum of {sums[first]:.4g} in row "
+            f"{first[-1]}, the first of {bad.sum()}"
         )
+    np.clip(p, 0, 1, out=p)
     n, c = p.shape[1:]
     if y.shape != (n,):
         raise ValueError(f"labels must have shape ({n},), got {y.shape}")
