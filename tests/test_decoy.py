@@ -161,6 +161,7 @@ def test_clone_pickle_and_repr():
         (["high"], "decoys must be real numbers, got dtype <U4"),
         (np.array(["0.5"], object), "decoys must be real numbers, got dtype object"),
         ([0.5j], "decoys must be real numbers, got dtype complex128"),
+        (None, "decoys must be similarities to labels that were not given, got None"),
     ],
 )
 def test_bad_decoys(decoys, message):

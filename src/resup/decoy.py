@@ -103,9 +103,9 @@ class DecoyMixture(SimilarityMixture):
     >>> import numpy as np
     >>> from resup import DecoyMixture
     >>> rng = np.random.default_rng(0)
-    >>> right, wrong = rng.beta(6, 1, 700), rng.beta(1, 6, 300)
-    >>> decoys = rng.beta(1, 6, 1000)
-    >>> mixture = DecoyMixture().fit(np.concatenate([right, wrong]), decoys)
+    >>> similarities = np.concatenate([rng.beta(6, 1, 700), rng.beta(1, 6, 300)])
+    >>> decoys = np.concatenate([rng.beta(6, 1, 100), rng.beta(1, 6, 900)])  # of four classes
+    >>> mixture = DecoyMixture().fit(similarities, decoys, hit_rate=1 / 3)
     >>> round(mixture.noise_rate_, 1)
     0.3
     """
@@ -150,7 +150,9 @@ class DecoyMixture(SimilarityMixture):
             estimators have `y`, so give them as `y` to a Pipeline.
         hit_rate : float, default=0.0
             Chance that the decoy of a wrongly labelled sample is its true class: 1 / (C - 1) for
-            decoys drawn uniformly from the other C - 1 classes; see `hit_rate` for others.
+            decoys drawn uniformly from the other C - 1 classes; see `hit_rate` for others. 0 is for
+            decoys that are never the true class: of uniform ones of few classes it makes the noise
+            rate much too high, with two classes 0.43 for 0.30.
         seen_rate : float, optional
             Noise rate that the network's surest predictions show, see
             :func:`resup.contradictions.contradiction_rate`. It counts up to 1 / (1 + hit_rate),
@@ -175,8 +177,8 @@ class DecoyMixture(SimilarityMixture):
         Raises
         ------
         ValueError
-            If values are empty, hold NaN or leave [0, 1], or a rate, shape, weight or parameter is
-            wrong.
+            If values are missing, hold NaN or leave [0, 1], or a rate, shape, weight or parameter
+            is wrong.
 
         Warns
         -----
@@ -193,6 +195,8 @@ class DecoyMixture(SimilarityMixture):
         for name, rate in rates.items():
             check_number(name, rate, 0, 1)
         x, w = weighted_values(self._column(X, reset=True), sample_weight)
+        if decoys is None:
+            raise ValueError("decoys must be similarities to labels that were not given, got None")
         x_decoy, w_decoy = weighted_values(decoys, decoy_weight, "decoys", "decoy_weight")
         samples = Values.of(x, w, self.clip)
         others = Values.of(x_decoy, w_decoy, self.clip)
