@@ -203,19 +203,24 @@ class BetaMixture(SimilarityMixture):
         if judged and self.n_components > 1 and not self.degenerate_:
             self.degenerate_ = gain_over_last(fitted, inside, w) <= 0
         self._take(fitted)
-        why = f"the data do not support {self.n_components} components"
+        at_zero = float(w[x <= self.clip].sum() / w.sum())
+        why = f"the data do not support {self.n_components} components; every posterior is 1"
+        if judged and MANY < at_zero < 1 and self.clip < 0.01:
+            why += f" ({at_zero:.0%} of the values lie within {self.clip:g} of 0; try clip=0.01)"
         self.log_odds_ = None  # more than two components have no closed form
         if self.n_components == 2 and not self.degenerate_:
             a, b, c = fitted.log_odds.tolist()
             self.log_odds_ = LogOdds(a, b, c, self.clip, 1 - self.clip).rising()
             if judged and self.log_odds_(1.0) <= 0:
                 self.degenerate_ = True
-                why = "no similarity is likelier right than wrong by this prior; try a smaller one"
+                why = (
+                    "no similarity is likelier right than wrong by this prior; try a smaller one; "
+                    "every posterior is 1"
+                )
         if self.degenerate_ or self.n_components == 1:
             self.log_odds_ = ALWAYS_RIGHT
-        at_zero = float(w[x <= self.clip].sum() / w.sum())
         if self.degenerate_:
-            warn(f"{why}; every posterior is 1")
+            warn(why)
         elif self.n_components > 1 and at_zero > MANY and 1 - fitted.weights[-1] < 0.9 * at_zero:
             warn(
                 f"{at_zero:.0%} of the values lie within {self.clip:g} of 0, where a Beta may take "
