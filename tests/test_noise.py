@@ -170,6 +170,15 @@ def of_objects(*labels):
         (lambda: apply_transition([0.0], np.eye(3), 0), "labels must be integers"),
         (lambda: apply_transition([0], np.ones((3, 3)), 0), "rows that are distributions.* 3$"),
         (lambda: apply_transition([0], np.ones((3, 2)), 0), r"transition must have shape \(C, C\)"),
+        (
+            lambda: apply_transition([0], np.eye(3), seed=1.5),
+            r"seed must be an integer of at least 0, got 1\.5",
+        ),
+        (lambda: draw_labels([[1.0]], -1), "seed must be an integer of at least 0, got -1"),
+        (
+            lambda: instance_transition([[1.0]], [0], 0.5, 2, seed="a"),
+            "seed must be an integer of at least 0, got 'a'",
+        ),
         (lambda: noise_rate([0, 1], [0]), "must share a shape"),
         (lambda: noise_rate(["0", "1"], [0, 1]), "must both be numbers or names, got <U1, int64"),
         (lambda: noise_rate([b"0"], ["0"]), "must both be numbers or names, got \\|S1, <U1"),

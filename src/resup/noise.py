@@ -141,7 +141,8 @@ def apply_transition(labels: ArrayLike, transition: ArrayLike, seed: int) -> Lab
     Raises
     ------
     ValueError
-        If a label is no integer in [0, C), or a row of `transition` is no distribution.
+        If a label is no integer in [0, C), a row of `transition` is no distribution, or `seed` no
+        seed.
 
     Examples
     --------
@@ -157,7 +158,7 @@ def apply_transition(labels: ArrayLike, transition: ArrayLike, seed: int) -> Lab
         raise ValueError(f"transition must have shape (C, C), got {matrix.shape}")
     cumulative = _cumulative("transition", matrix)
     true = _check_labels(labels, len(matrix))
-    u = np.random.default_rng(seed).random(len(true))
+    u = _generator(seed).random(len(true))
     given = np.empty(len(true), np.int64)
     for c in np.unique(true):  # all rows at once would take N x C numbers
         given[true == c] = np.searchsorted(cumulative[c], u[true == c], side="right")
@@ -208,7 +209,7 @@ def instance_transition(
     Raises
     ------
     ValueError
-        If a number or label is out of range, or the features are not finite or not N.
+        If a number, label or seed is out of range, or the features are not finite or not N.
 
     Examples
     --------
@@ -233,8 +234,7 @@ def instance_transition(
     if not np.isfinite(x).all():
         raise ValueError("features must be finite, got nan or inf")
     x = x.reshape(len(x), math.prod(x.shape[1:]))
-    # not the numbers that `draw_labels` takes from this seed
-    rng = np.random.default_rng((seed, 1) if isinstance(seed, Integral) else seed)
+    rng = _generator(seed, 1)  # not the numbers that `draw_labels` takes from this seed
     wrong = _truncated_normal(rng.random(len(true)), rate, spread)
     logits = np.empty((len(true), n_classes))
     for c in range(n_classes):
@@ -265,7 +265,7 @@ def draw_labels(distributions: ArrayLike, seed: int) -> Labels:
     Raises
     ------
     ValueError
-        If a row is no distribution.
+        If a row is no distribution, or `seed` no seed.
 
     Examples
     --------
@@ -274,7 +274,7 @@ def draw_labels(distributions: ArrayLike, seed: int) -> Labels:
     array([0, 1, 1])
     """
     cumulative = _cumulative("distributions", distributions)
-    u = np.random.default_rng(seed).random(len(cumulative))
+    u = _generator(seed).random(len(cumulative))
     labels: Labels = (u[:, None] >= cumulative).sum(1)
     return labels
 
@@ -340,6 +340,14 @@ def noise_matrix(true: ArrayLike, given: ArrayLike, n_classes: int) -> Matrix:
     counts = np.bincount(t * n_classes + g, minlength=n_classes**2).reshape(n_classes, n_classes)
     matrix: Matrix = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     return matrix
+
+
+def _generator(seed: Any, *stream: int) -> np.random.Generator:
+    key: Any = [seed, *stream] if isinstance(seed, Integral) else seed
+    try:
+        return np.random.default_rng(key)
+    except (TypeError, ValueError):
+        raise ValueError(f"seed must be an integer of at least 0, got {seed!r}") from None
 
 
 def _truncated_normal(u: Matrix, mean: float, std: float) -> Matrix:

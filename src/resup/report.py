@@ -196,6 +196,16 @@ class LabelReport:
         wrong labels nothing can be listed, which warns: with the default `hidden` share the noise
         rate must be over 23 % at 0.05, over 13 % at 0.10, over 7 % at 0.20 (see
         :func:`resup.q_values`). `index` ranks all labels.
+
+        Raises
+        ------
+        ValueError
+            If `false_discovery_rate` is no number in [0, 1].
+
+        Warns
+        -----
+        UserWarning
+            If nothing can be listed though a label or more is expected to be wrong.
         """
         check_number("false_discovery_rate", false_discovery_rate, 0, 1)
         listed: NDArray[np.int64] = self.index[self.q_value <= false_discovery_rate]
