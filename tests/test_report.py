@@ -166,6 +166,15 @@ def test_report_from_columns():
     np.testing.assert_allclose(report.q_value, q_values([0.2, 0.8]))
 
 
+def test_columns_in_the_order_of_the_loader(run):
+    trainer, loader, *_ = run
+    columns = trainer.report(loader).in_order()
+    assert list(columns) == list(vars(trainer.report(loader)))
+    np.testing.assert_array_equal(columns["index"], np.arange(600))
+    np.testing.assert_array_equal(columns["given"], loader.dataset.tensors[1])
+    np.testing.assert_allclose(columns["clean_probability"], trainer.clean_probability(loader))
+
+
 def test_the_report_takes_a_hidden_share_of_its_own(run):
     trainer, loader, *_ = run
     report = trainer.report(loader, hidden=0.001)
@@ -184,7 +193,7 @@ def test_the_report_as_the_label_issues_of_cleanlab(run):
 
     trainer, loader, right, true = run
     report = trainer.report(loader)
-    frame = pandas.DataFrame(vars(report)).set_index("index").sort_index()
+    frame = pandas.DataFrame(report.in_order())
     issues = pandas.DataFrame(
         {
             "is_label_issue": frame["q_value"] <= 0.1,

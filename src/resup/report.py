@@ -30,7 +30,7 @@ class LabelReport:
     """One row per label, the least likely to be right first; each column an array of shape (N,).
 
     ``CoTrainer.report`` makes it, and `from_predictions`. ``vars(report)`` is a dict of columns,
-    ready for a data frame.
+    ready for a data frame, and `in_order` the same in the order of the loader.
     """
 
     index: NDArray[np.int64]
@@ -217,6 +217,21 @@ class LabelReport:
                 stacklevel=2,
             )
         return listed
+
+    def in_order(self) -> dict[str, NDArray[Any]]:
+        """Columns by name, with the rows in the order of the loader.
+
+        Examples
+        --------
+        >>> from resup import LabelReport
+        >>> report = LabelReport.ranked([0, 1], [0, 0], [True, True], [0.9, 0.2], [0.7, 0.4])
+        >>> report.index, report.clean_probability.round(1)
+        (array([1, 0]), array([0.3, 0.8]))
+        >>> report.in_order()["clean_probability"].round(1)
+        array([0.8, 0.3])
+        """
+        order = np.argsort(self.index)
+        return {name: column[order] for name, column in vars(self).items()}
 
     def __len__(self) -> int:
         return len(self.index)
