@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from sklearn.base import clone
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from ._base import SimilarityMixture
+from ._base import SimilarityMixture, silent
 from ._checks import check_number
 from ._module import StateModule
 from ._validation import check_stacked
@@ -303,8 +302,7 @@ class SampleWeigher(StateModule):
         histograms = [SimilarityHistogram(counts) for counts in self.fitted_counts]
         mixtures: list[Any] = []
         if any(histogram.total for histogram in histograms):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)
+            with silent():
                 mixtures = [self._fitted(*each) for each in enumerate(histograms)]
         posteriors = [mixture.predict_proba(CENTRES)[:, -1] for mixture in mixtures]
         # an estimator of one's own may have raised; from here on nothing does
