@@ -223,6 +223,20 @@ def test_a_network_that_comes_in_eval_mode_is_trained():
     assert all(part.training for part in models[0].modules())
 
 
+@pytest.mark.parametrize("inside", ["before", "between"])
+def test_a_network_that_is_in_eval_mode_inside_its_wrapper_is_trained(inside, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # it would move the networks
+    models = pair()
+    if inside == "before":
+        models[0].eval()
+    t = trainer([nn.DataParallel(model) for model in models])
+    if inside == "between":
+        t.fit(loader(), 1)
+        models[0].eval()
+    t.fit(loader(), 2)
+    assert all(part.training for part in t.models[0].modules())
+
+
 def test_a_frozen_network_stays_in_eval_mode():
     models = pair()
     models[1].eval().requires_grad_(False)

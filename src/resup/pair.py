@@ -16,7 +16,7 @@ from . import loaders
 from ._checks import check_choice, check_methods
 from ._validation import check_logits_targets, check_models, check_pair
 from .checkpoint import random_states, set_random_states
-from .distributed import global_means
+from .distributed import global_means, unwrap
 from .fdr import HIDDEN
 from .report import LabelReport
 from .weigher import SampleWeigher
@@ -90,8 +90,9 @@ class NetworkPair:
 
     def _train_mode(self) -> None:
         for model, resting in zip(self.models, self._resting, strict=True):
-            if model.training:  # parts of it may be in eval mode on purpose
-                resting[:] = [part for part in model.modules() if not part.training]
+            inner = unwrap(model)  # the flag of what wraps it may be another
+            if inner.training:  # parts of it may be in eval mode on purpose
+                resting[:] = [part for part in inner.modules() if not part.training]
             elif not any(p.requires_grad for p in model.parameters()):
                 continue
             model.train()  # in any case: a model's own `train` may freeze parts
