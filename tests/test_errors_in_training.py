@@ -304,6 +304,38 @@ def test_a_validation_that_failed_is_made_up_for(resumes, tmp_path):
     assert_same(t.models, expected.models)
 
 
+@pytest.mark.parametrize("ending", [0, 1])
+def test_told_to_stop_in_validation_or_a_callback(ending, tmp_path):
+    loader, path = DataLoader(data(), 40, shuffle=True), tmp_path / "run.pt"
+
+    class Stopping:
+        def __iter__(self):
+            for batch in loader:
+                drawn.append(batch)
+                if len(drawn) == stop:
+                    t._stop_soon()
+                yield batch
+
+    def fresh():
+        torch.manual_seed(0)
+        return trainer(callbacks=[ProbabilityHistory(Stopping())] if ending else [])
+
+    def fit(**paths):
+        return t.fit(loader, 2, None if ending else Stopping(), **paths)
+
+    t, drawn, stop = fresh(), [], None
+    straight = fit()
+    t, drawn, stop = fresh(), [], 2
+    with pytest.raises(SystemExit, match="143"):
+        fit(checkpoint=path)
+    assert len(drawn) == 2
+    assert load_checkpoint(path)["ending"] == ending
+    assert t.evaluate(loader)  # as ever
+    t = fresh()
+    assert fit(resume=path).history == straight.history
+    assert_same(t.models, straight.models)
+
+
 def test_a_loaded_state_is_left_as_it_is():
     loader = DataLoader(data(), 40)
     t = trainer(callbacks=[Stop(6)])

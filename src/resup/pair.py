@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -28,6 +29,8 @@ class NetworkPair:
     weigher: SampleWeigher
     epoch: int
     warmup_epochs: float
+    _stop: bool  # by SIGTERM
+    _ending: int | None  # of the last epoch: 0 not validated, 1 and a callback told each; None all
 
     def __init__(
         self,
@@ -76,6 +79,8 @@ class NetworkPair:
             model.eval()
         try:
             for batch in loader:
+                if self._stop and self._ending is not None:  # `fit` saves the epoch
+                    raise SystemExit(128 + signal.SIGTERM)
                 inputs, targets = self._to_device(batch)
                 with self._autocast():
                     logits = [self.forward(model, inputs) for model in self.models]

@@ -35,7 +35,6 @@ class SavedPair(NetworkPair):
     callbacks: list[Callback]
     history: list[dict[str, Any]]
     _done: EpochProgress
-    _ending: int | None  # of the last epoch: 0 not validated, 1 and a callback told each; None all
 
     @property
     def is_main_process(self) -> bool:

@@ -259,9 +259,10 @@ class CoTrainer(SavedPair):
             changes nothing else.
         checkpoint : path, optional
             Written after every epoch, whole or not at all. On SIGTERM it is written at once, in the
-            middle of the epoch, and the process exits. (The checkpoint of the last epoch is kept
-            instead with several processes, or if a worker of the loader has ended before
-            accumulation or validation got the batches it needs.)
+            middle of the epoch or of the validation and callbacks after it, and the process exits.
+            (The pass of ``similarities="pass"`` is completed first. The checkpoint of the last
+            epoch is kept instead with several processes, or if a worker of the loader has ended
+            before accumulation or that pass got the batches it needs.)
         resume : path, optional
             Go on from this checkpoint, exactly: random states too are taken from it, those of
             torch's, NumPy's and Python's generators that the loader, its samplers or its data set
@@ -310,6 +311,7 @@ class CoTrainer(SavedPair):
             for callback in self.callbacks:
                 callback.on_fit_start(self)
                 ends.callback(callback.on_fit_end, self)
+            ends.callback(setattr, self, "_stop", False)  # callbacks may look at data at the end
             if checkpoint is not None and not is_distributed():
                 ends.enter_context(on_sigterm(self._stop_soon))
             try:
