@@ -202,6 +202,21 @@ def test_an_interrupted_epoch_goes_on_with_the_samples_left(options, stopped_at,
     assert resumed.history == straight.history
 
 
+def test_an_epoch_that_other_processes_began_begins_anew(tmp_path, monkeypatch):
+    class Stop(Callback):
+        def on_step_end(self, trainer, values):
+            if trainer.epoch == 1:
+                trainer._stop_soon()
+
+    path = tmp_path / "c.pt"
+    with pytest.raises(SystemExit):
+        trainer(callbacks=[Stop()]).fit(DataLoader(data(240), 30), 2, checkpoint=path)
+    monkeypatch.setattr("resup.saved.world_size", lambda: 2)
+    with pytest.warns(UserWarning, match="epoch 2 begins anew, .* with 1 processes, got 2"):
+        t = trainer().fit(DataLoader(data(120), 30), 2, resume=path)
+    assert t.weigher.fitted_counts.sum(1).tolist() == [120, 120]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="has no SIGTERM")
 def test_an_error_after_sigterm_is_raised(tmp_path, monkeypatch):
     class Stop(Callback):

@@ -23,6 +23,11 @@ def rank() -> int:
     return dist.get_rank() if is_distributed() else 0
 
 
+def world_size() -> int:
+    """Count the processes."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
 def add_up(values: Tensor) -> None:
     """Replace `values` by their sum over all processes."""
     if is_distributed():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import Any
@@ -19,7 +20,7 @@ from .checkpoint import (
     save_checkpoint,
     set_random_states,
 )
-from .distributed import everyones, rank, unwrap
+from .distributed import everyones, rank, unwrap, world_size
 from .pair import NetworkPair
 from .progress import EpochProgress
 
@@ -132,5 +133,13 @@ class SavedPair(NetworkPair):
         if self.epoch:
             loaders.start_workers(loader)
         randomness = state.get("random", [])  # only `fit` writes it
+        if self._done.steps and len(randomness) not in (0, world_size()):
+            warnings.warn(
+                f"epoch {self.epoch + 1} begins anew, as its samples are shared out otherwise: "
+                f"it was begun with {len(randomness)} processes, got {world_size()}",
+                stacklevel=3,
+            )
+            self._done = EpochProgress().to(self.device)
+            self.weigher.reset()
         if rank() < len(randomness):
             set_random_states(randomness[rank()], loaders.generators(loader))
