@@ -123,6 +123,18 @@ def test_a_step_can_be_captured_in_a_graph():
     assert captured == pytest.approx(eager, rel=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
+def test_networks_that_are_cuda_graphs_are_judged_as_others():
+    t, (x, y) = trainer(), data(wrong=0.25)
+    loader = DataLoader(TensorDataset(x, y), 128)
+    t.fit(loader, 2)
+    expected = t.clean_probability(loader)
+    t.models = [torch.compile(m, mode="reduce-overhead") for m in t.models]
+    for _ in range(3):  # recorded, then replayed
+        p = t.clean_probability(loader)
+    torch.testing.assert_close(p, expected, rtol=1e-3, atol=1e-3)
+
+
 def test_float16_with_a_scaler():
     x, y = data()
     t = trainer(autocast=torch.float16, scaler=torch.amp.GradScaler("cuda"))

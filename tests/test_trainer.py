@@ -306,6 +306,22 @@ def test_compiled_models():
     torch.testing.assert_close(plain.models[0].eval()(x), models[0].eval()(x))
 
 
+def test_outputs_that_the_next_call_overwrites():
+    """As those of CUDA graphs that share their memory."""
+
+    class Graph(nn.Linear):
+        def forward(self, x):
+            z = super().forward(x)
+            return z if self.training else shared.copy_(z)
+
+    shared, loader = torch.empty(40, 3), DataLoader(data(), 40)
+    t = trainer((Graph(6, 3), Graph(6, 3))).fit(loader, 1)
+    plain = trainer((nn.Linear(6, 3), nn.Linear(6, 3)))
+    plain.load_state_dict(t.state_dict())
+    assert t.evaluate(loader) == plain.evaluate(loader)
+    assert torch.equal(t.clean_probability(loader), plain.clean_probability(loader))
+
+
 def test_a_generator_of_batches_is_a_loader():
     class Stream:
         def __iter__(self):

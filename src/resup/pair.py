@@ -82,8 +82,8 @@ class NetworkPair:
                 if self._stop and self._ending is not None:  # `fit` saves the epoch
                     raise SystemExit(128 + signal.SIGTERM)
                 inputs, targets = self._to_device(batch)
-                with self._autocast():
-                    logits = [self.forward(model, inputs) for model in self.models]
+                with self._autocast():  # the next call may overwrite the output of a CUDA graph
+                    logits = [_copied(self.forward(model, inputs)) for model in self.models]
                 check_pair(*logits)
                 check_logits_targets(logits[0], targets)
                 yield torch.stack(logits), targets.long()
@@ -239,6 +239,10 @@ class NetworkPair:
                 f"sample {int(lost.int().argmax())}; look for NaN in the inputs"
             )
         return found
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def _move(value: Any, device: torch.device) -> Any:
