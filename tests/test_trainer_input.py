@@ -205,7 +205,9 @@ def test_a_part_in_train_mode_within_one_in_eval_mode_stays_in_it():
     for model in models:
         model[0].eval()
         model[0][2].train()
-    trainer(models).fit(loader(), 2, loader())
+    with pytest.warns(UserWarning, match=r"eval mode and stay in it \(1, such as 0\.0\)") as told:
+        trainer(models).fit(loader(), 2, loader())
+    assert [str(each.message)[:9] for each in told] == ["network A", "network B"]  # each once
     assert [part.training for part in models[0].modules()] == [
         True,
         False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -104,6 +105,24 @@ class NetworkPair:
             frozen = {*resting, *(part for part in model.modules() if not part.training)}
             for part in model.modules():
                 part.train(part not in frozen)
+
+    def _warn_of_resting(self) -> None:
+        """Warn if what is trained is in eval mode, in which pretrained parts may come."""
+        for network, model in zip("AB", self.models, strict=True):
+            inner = unwrap(model)
+            names = [
+                name
+                for name, part in inner.named_modules()
+                if not part.training
+                and any(p.requires_grad for p in part.parameters(recurse=False))
+                and not hasattr(part, "running_mean")  # batch norm may rest and be scaled
+            ]
+            if inner.training and names:
+                warnings.warn(
+                    f"network {network} has trainable parts that are in eval mode and stay in it "
+                    f"({len(names)}, such as {names[0]}): call their train(), or freeze them",
+                    stacklevel=3,
+                )
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.autocast is None:

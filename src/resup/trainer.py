@@ -46,8 +46,9 @@ class CoTrainer(SavedPair):
     The models, optimizer and scheduler stay the caller's: they may be compiled, wrapped in
     DistributedDataParallel, or in any memory format, and are called, never copied or moved. Parts
     that are in eval mode, such as a frozen backbone, stay in it, even if the whole model was put in
-    eval mode between two epochs. A model in eval mode as a whole is put back in train mode, unless
-    all its parameters are frozen.
+    eval mode between two epochs; `fit` warns of those with trainable parameters, but for batch
+    norm. A model in eval mode as a whole is put back in train mode, unless all its parameters are
+    frozen.
 
     Parameters
     ----------
@@ -322,6 +323,8 @@ class CoTrainer(SavedPair):
                 )
                 if self._ending is not None:
                     self._end_epoch(train_loader, val_loader, checkpoint)
+                if self.epoch < epochs:
+                    self._warn_of_resting()
                 while self.epoch < epochs and not (self._stop or self.should_stop):
                     means = self.train_epoch(train_loader)
                     if means is None:
