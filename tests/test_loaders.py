@@ -11,6 +11,7 @@ import torch
 from small import data, trainer
 from torch.utils.data import (
     BatchSampler,
+    ChainDataset,
     ConcatDataset,
     DataLoader,
     Dataset,
@@ -105,6 +106,16 @@ def test_a_loader_is_told_the_epoch():
 
     epochs = []
     trainer().fit(tqdm(Told(data(), 40), disable=True), 3)
+    assert epochs == [0, 1, 2]
+
+
+def test_data_sets_are_told_the_epoch():
+    class Told(Streamed):
+        def set_epoch(self, epoch):
+            epochs.append(epoch)
+
+    epochs = []
+    trainer().fit(DataLoader(ChainDataset([Told()]), 40), 3)
     assert epochs == [0, 1, 2]
 
 

@@ -67,8 +67,13 @@ def generators(loader: Iterable[Any]) -> list[Generator]:
 
 
 def set_epoch(loader: Iterable[Any], epoch: int) -> None:
-    """Tell a loader, and a DistributedSampler wherever it is, which order comes next."""
-    for part in [unwrapped(loader), *samplers(loader)]:
+    """Tell a loader, its samplers and its data sets which order comes next.
+
+    Such as DistributedSampler, and Hugging Face's IterableDataset. The copies of a data set that
+    persistent workers hold are not told.
+    """
+    loader = unwrapped(loader)
+    for part in [loader, *samplers(loader), *_parts(loader, "dataset")]:
         if hasattr(part, "set_epoch"):
             part.set_epoch(epoch)
 

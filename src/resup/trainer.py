@@ -251,7 +251,9 @@ class CoTrainer(SavedPair):
         Parameters
         ----------
         train_loader : iterable of batches
-            ``(inputs, targets)``, or what `unpack` takes. It is iterated once an epoch.
+            ``(inputs, targets)``, or what `unpack` takes. It is iterated once an epoch; before,
+            what it holds that has a `set_epoch` is told the epoch, from 0 on: its samplers and data
+            sets (but not the copies that persistent workers hold).
         epochs : int
             The total: a second call, or one after `load_state_dict`, goes on to it. Where so many
             are done already, nothing is trained, which warns unless `resume` is given.
