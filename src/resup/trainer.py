@@ -271,8 +271,10 @@ class CoTrainer(SavedPair):
             torch's, NumPy's and Python's generators that the loader, its samplers or its data set
             hold among them. It may be missing only if it is the `checkpoint` path itself, so that
             one command both starts and restarts a run. (Workers of a DataLoader that persist have
-            random states of their own, which no checkpoint holds; on a GPU many kernels differ in
-            the last bits each time, unless ``torch.use_deterministic_algorithms`` is set.)
+            random states of their own, which no checkpoint holds; a data set that shuffles while it
+            is read needs a generator that training does not draw from, else an epoch that was
+            interrupted goes on with other samples; on a GPU many kernels differ in the last bits
+            each time, unless ``torch.use_deterministic_algorithms`` is set.)
 
         Returns
         -------
