@@ -125,6 +125,24 @@ def test_targets_that_are_no_classes(change, message):
             use([(x, change(y))])
 
 
+def test_data_sets_and_tensors_are_no_loaders():
+    t, samples = trainer().fit(loader(), 1), data(40)
+    for given, found in (
+        (samples, "TensorDataset"),
+        (samples.tensors, r"\(Tensor, Tensor\)"),
+        ((samples.tensors[0].numpy(), samples.tensors[1]), r"\(ndarray, Tensor\)"),
+    ):
+        message = f"loader must give batches, such as a DataLoader, got {found}"
+        for use in (t.evaluate, t.clean_probability, t.report):
+            with pytest.raises(TypeError, match=f"^{message}"):
+                use(given)
+        for name, given_loaders in (("train", (given, 2)), ("val", (loader(), 2, given))):
+            with pytest.raises(TypeError, match=f"^{name}_{message}"):
+                t.fit(*given_loaders)
+    for batches in ([samples.tensors], (samples.tensors,)):
+        assert len(t.clean_probability(batches)) == 40
+
+
 def test_a_bad_batch_does_not_reach_the_networks():
     x, y = data(160).tensors
     x[100] = torch.nan

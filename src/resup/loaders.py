@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import (
     DataLoader,
+    Dataset,
     RandomSampler,
     SubsetRandomSampler,
     WeightedRandomSampler,
@@ -102,8 +103,21 @@ def until_stopped(loader: Iterable[Any], stopped: Callable[[], bool]) -> Iterato
             raise
 
 
+def check_batches(name: str, loader: Any) -> None:
+    """Raise if samples or whole tensors are given in place of batches."""
+    loader = unwrapped(loader)
+    found = type(loader).__name__
+    samples = isinstance(loader, Dataset) and not hasattr(loader, "__iter__")
+    if isinstance(loader, tuple) and loader and all(hasattr(part, "shape") for part in loader):
+        found = f"({', '.join(type(part).__name__ for part in loader)})"
+    elif not samples:
+        return
+    raise TypeError(f"{name} must give batches, such as a DataLoader, got {found}")
+
+
 def check_order(loader: Iterable[Any]) -> None:
     """Raise if a loader shuffles or drops samples, so that its order means nothing."""
+    check_batches("loader", loader)
     loader = unwrapped(loader)
     if not isinstance(loader, DataLoader):
         return

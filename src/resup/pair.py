@@ -149,9 +149,12 @@ class NetworkPair:
 
         Raises
         ------
+        TypeError
+            If the loader is a data set or a tuple of tensors.
         ValueError
             If the loader gave no sample.
         """
+        loaders.check_batches("loader", loader)
         right = torch.zeros(2, dtype=torch.int64, device=self.device)
         samples = 0
         for logits, targets in self._predict(loader):
@@ -183,6 +186,8 @@ class NetworkPair:
         ------
         RuntimeError
             If no mixture has been fitted yet.
+        TypeError
+            If the loader is a data set or a tuple of tensors.
         ValueError
             If the loader is empty, or a DataLoader that drops its last samples, or one that
             shuffles by a sampler of torch's, so that its order would mean nothing (what other
@@ -221,7 +226,7 @@ class NetworkPair:
 
         Raises
         ------
-        RuntimeError, ValueError
+        RuntimeError, TypeError, ValueError
             As `clean_probability`, or if `probability` is not (N,), in [0, 1], or `hidden`
             not in [0, 1).
         """

@@ -296,6 +296,8 @@ class CoTrainer(SavedPair):
             If another process has died or hangs.
         """
         check_number("epochs", epochs, 0, whole=True)
+        loaders.check_batches("train_loader", train_loader)
+        loaders.check_batches("val_loader", val_loader)
         checkpoint = None if checkpoint is None else Path(checkpoint).absolute()
         check_optimizers(self.models, self.optimizers)  # parameters may be unfrozen since
         stepping.check_plateaus(self.schedulers, val_loader)
