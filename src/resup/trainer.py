@@ -282,11 +282,15 @@ class CoTrainer(SavedPair):
 
         Raises
         ------
+        TypeError
+            If a loader is a data set or a tuple of tensors, a batch is no pair, targets are not
+            integers, or what a model returns is no logits.
         ValueError
-            If a loader gives no sample, or another number of batches than in the other processes or
-            in the epoch that was interrupted; if only some processes are given a `val_loader` or
-            `checkpoint`, or they would resume from different epochs; or if the file to resume from
-            is damaged or does not fit.
+            If logits or targets have another shape than (N, C) and (N,), or, on the CPU, a label is
+            not in [0, C); if a loader gives no sample, or another number of batches than in the
+            other processes or in the epoch that was interrupted; if only some processes are given a
+            `val_loader` or `checkpoint`, or they would resume from different epochs; or if the file
+            to resume from is damaged or does not fit.
         FileNotFoundError
             If there is nothing to resume from.
         FloatingPointError
