@@ -107,6 +107,20 @@ def test_outputs_that_are_no_logits(output, message):
         trainer((Net(6, 3), Net(6, 3))).fit(loader(), 1)
 
 
+def test_probabilities_in_place_of_logits_are_noticed_once():
+    models = [nn.Sequential(model, nn.Softmax(1)) for model in pair()]
+    t = trainer(models)
+    with pytest.warns(
+        UserWarning, match="of network A and network B look like prob.* logits"
+    ) as told:
+        t.fit(loader(), 2)
+    assert [warning.filename for warning in told] == [__file__]
+    t.fit(loader(), 3)
+    trainer([nn.Sequential(model, nn.LogSoftmax(1)) for model in pair()]).fit(loader(), 1)
+    fresh = trainer(models)
+    fresh.train_step(*data(40).tensors)  # a loop of one's own does not wait
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -55,9 +55,9 @@ class CoTrainer(SavedPair):
     models : pair of nn.Module
         Network A and network B, on one device, initialised differently: equal ones would stay
         equal. Best of one kind: a weaker network holds the other one back. Each maps inputs to
-        logits (N, C), or returns an object or mapping with ``logits``. A mapping as input is passed
-        as keyword arguments, a tuple or list as positional ones. Both networks are given the same
-        input, so they must not change it.
+        logits (N, C), not probabilities, or returns an object or mapping with ``logits``. A mapping
+        as input is passed as keyword arguments, a tuple or list as positional ones. Both networks
+        are given the same input, so they must not change it.
     optimizer : Optimizer or sequence of Optimizer
         Owns exactly the parameters of both models (frozen ones may be left out).
     scheduler : learning-rate scheduler or sequence of them, optional
@@ -468,6 +468,9 @@ class CoTrainer(SavedPair):
         check_pair(*outputs)
         logits_a, logits_b = map(full_precision, outputs)
         stacked = torch.stack([logits_a.detach(), logits_b.detach()])
+        # the first of `fit` alone: the look makes the host wait
+        if not torch.compiler.is_compiling() and self.epoch == 0 and self._done.begun == 1:
+            _warn_of_probabilities(stacked)
         # the balance counts in any epoch; `_refit` forgets what no fit is to see
         record = self.weigher.balanced or (self.similarities == "step" and self._refit_follows)
         posteriors = self.weigher(stacked, targets, record=record)
@@ -553,6 +556,18 @@ class CoTrainer(SavedPair):
             postfix={"loss": f"{self.history[-1]['loss']:.3f}"} if self.history else None,
             disable=not self.progress or not self.is_main_process,
             leave=False,
+        )
+
+
+def _warn_of_probabilities(logits: Tensor) -> None:
+    """Warn if logits (2, N, C) look like the outputs of a softmax."""
+    rows = (logits >= 0).all(-1) & ((logits.sum(-1) - 1).abs() < 1e-3)
+    shares = rows.float().mean(1).tolist()  # NaN where there is no sample
+    if names := [f"network {x}" for x, share in zip("AB", shares, strict=True) if share == 1]:
+        warnings.warn(
+            f"the outputs of {' and '.join(names)} look like probabilities, but models must give "
+            "logits: leave out the softmax at their end",
+            stacklevel=6,
         )
 
 
