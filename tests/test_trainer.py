@@ -120,6 +120,13 @@ def test_history_and_epochs_as_a_total():
     assert 0.8 < t.history[2]["val_accuracy_b"] <= 1
 
 
+def test_a_trainer_says_how_far_it_is():
+    t = trainer()
+    assert repr(t) == "<CoTrainer of Sequential, Sequential: 0 epochs done>"
+    t.weigher.noise_rates_ = [0.2, 0.314]
+    assert repr(t).endswith(": 0 epochs done, noise rates 0.20 and 0.31>")
+
+
 def test_evaluate_counts_right_and_leaves_modes():
     t = trainer()
     t.models[1].eval()

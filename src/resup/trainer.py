@@ -24,7 +24,7 @@ from ._checks import check_choice, check_methods, check_number
 from ._validation import check_optimizers, check_pair, check_schedulers
 from .callbacks import Callback
 from .checkpoint import check_path, on_sigterm, random_states, set_random_states
-from .distributed import check_alike, explain_loss, is_distributed
+from .distributed import check_alike, explain_loss, is_distributed, unwrap
 from .losses import ConsistencyLoss, CrossWeightedLoss
 from .progress import EpochProgress
 from .saved import SavedPair
@@ -234,6 +234,12 @@ class CoTrainer(SavedPair):
         self._done = EpochProgress().to(self.device)
         self._stop = False
         self._ending = None
+
+    def __repr__(self) -> str:
+        names = ", ".join(type(unwrap(model)).__name__ for model in self.models)
+        rates = self.weigher.noise_rates_
+        noise = f", noise rates {rates[0]:.2f} and {rates[1]:.2f}" if rates else ""
+        return f"<{type(self).__name__} of {names}: {self.epoch} epochs done{noise}>"
 
     # ------------------------------------------------------------------ training
 
