@@ -54,6 +54,15 @@ def test_weights_from_a_file(tmp_path):
         networks.build("resnet18", classes=7, weights=tmp_path / "missing.pt")
 
 
+def test_weights_from_before_batches_were_counted():
+    """As of torch before 0.4.1."""
+    state = networks.build("resnet18", classes=7).state_dict()
+    old = {name: value for name, value in state.items() if "num_batches_tracked" not in name}
+    network = networks.build("resnet18", classes=7)
+    assert networks.load_matching(network, old) == len(old) == len(state) - 20
+    assert torch.equal(network.bn1.weight, state["bn1.weight"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "theirs"),

@@ -200,7 +200,11 @@ def load_matching(network: nn.Module, state: dict[str, Tensor]) -> int:
                 fit[name] = value
     first, *_, last = (name.rpartition(".")[0] for name in own)
     bare = [
-        name for name in own if name not in fit and name.rpartition(".")[0] not in (first, last)
+        name
+        for name in own
+        if name not in fit
+        and name.rpartition(".")[0] not in (first, last)
+        and not name.endswith("num_batches_tracked")  # not in files from before torch 0.4.1
     ]
     if bare:
         raise ValueError(
