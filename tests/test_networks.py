@@ -1,5 +1,7 @@
 """Networks of the reproductions, by name."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from paper import networks
@@ -61,6 +63,13 @@ def test_weights_from_before_batches_were_counted():
     network = networks.build("resnet18", classes=7)
     assert networks.load_matching(network, old) == len(old) == len(state) - 20
     assert torch.equal(network.bn1.weight, state["bn1.weight"])
+
+
+def test_weights_beside_an_object(tmp_path):
+    """As in the files of face networks that keep a meter of their training."""
+    torch.save({"state_dict": {}, "recorder": SimpleNamespace()}, file := tmp_path / "faces.pt")
+    with pytest.raises(ValueError, match=r'which .*faces\.pt is not: .* save {"state_dict": '):
+        networks.build("resnet18", classes=7, weights=file)
 
 
 @pytest.mark.slow

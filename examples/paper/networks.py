@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -170,10 +171,10 @@ def build(
 ) -> nn.Module:
     """Build a backbone.
 
-    `weights` is ``"imagenet"`` (torchvision fetches them) or a local file, such as one trained on
-    MS-Celeb-1M: a state dict, or a mapping with ``state_dict``, with torchvision's names, with or
-    without ``module.`` before them. A head or stem of another shape stays random; a stem for
-    colours goes into one for grey images by the sum of its kernels over the colours.
+    `weights` is ``"imagenet"`` (torchvision fetches them) or a local file, such as
+    one trained on MS-Celeb-1M: a state dict, or a mapping with ``state_dict``, with torchvision's
+    names, with or without ``module.`` before them. A head or stem of another shape stays random; a
+    stem for colours goes into one for grey images by the sum of its kernels over the colours.
     """
     if name not in NETWORKS:
         raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {name!r}")
@@ -218,7 +219,13 @@ def load_matching(network: nn.Module, state: dict[str, Tensor]) -> int:
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.exists():
         raise FileNotFoundError(f"there is no weight file {path}")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"weights must be a file of tensors only, which {path} is not: load it once in an "
+            'environment where you trust it, and save {"state_dict": ...} alone'
+        ) from error
     return state.get("state_dict", state)
 
 
