@@ -72,6 +72,21 @@ def test_weights_beside_an_object(tmp_path):
         networks.build("resnet18", classes=7, weights=file)
 
 
+def test_weights_of_imagenet_are_the_plain_ones(monkeypatch):
+    """Not those of the newer recipe, which torchvision takes for some networks by default."""
+    asked = []
+
+    def get_model(name, weights):
+        asked.append((name, weights))
+        return networks.build(name, classes=1000)
+
+    monkeypatch.setattr(
+        networks, "_torchvision_models", lambda: SimpleNamespace(get_model=get_model)
+    )
+    networks.build("resnet50", classes=7, weights="imagenet")
+    assert asked == [("resnet50", "IMAGENET1K_V1")]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "theirs"),

@@ -171,7 +171,7 @@ def build(
 ) -> nn.Module:
     """Build a backbone.
 
-    `weights` is ``"imagenet"`` (torchvision fetches them) or a local file, such as
+    `weights` is ``"imagenet"`` (torchvision fetches its ``IMAGENET1K_V1``) or a local file, such as
     one trained on MS-Celeb-1M: a state dict, or a mapping with ``state_dict``, with torchvision's
     names, with or without ``module.`` before them. A head or stem of another shape stays random; a
     stem for colours goes into one for grey images by the sum of its kernels over the colours.
@@ -232,7 +232,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _imagenet(name: str) -> dict[str, Tensor]:
     names = {"mobilenet": "mobilenet_v2", "vgg16": "vgg16_bn"}
     name = names.get(name, name.removesuffix("-cifar"))
-    return _torchvision_models().get_model(name, weights="DEFAULT").state_dict()
+    return _torchvision_models().get_model(name, weights="IMAGENET1K_V1").state_dict()
 
 
 def _torchvision_models() -> Any:
