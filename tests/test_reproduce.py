@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from paper import methods, published, run
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -146,6 +147,12 @@ def test_wrong_flags_are_named(name, arguments, error, tmp_path, monkeypatch, ca
         importlib.import_module(Path(name).stem).main()
     assert ended.value.code  # a number, or what Python prints
     assert error in f"{ended.value.code} {capsys.readouterr().err}"
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [((7, 5), "float32"), ((8, 0), "bfloat16")])
+def test_bfloat16_only_where_the_gpu_has_it(capability, dtype, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert run.usual_dtype("cuda") == dtype
 
 
 def test_a_rate_of_none_is_no_noise():

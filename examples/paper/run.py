@@ -40,9 +40,19 @@ from .provenance import provenance
 
 SNAPSHOTS = 1, 7
 AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16}
+
+
+def usual_dtype(device: str) -> str:
+    """Choose bfloat16, but where it is emulated, which takes several times as long."""
+    if device == "cuda":
+        native = torch.cuda.get_device_capability() >= (8, 0)
+    else:
+        native = torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
+    return "bfloat16" if native else "float32"
+
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SLOW = DEVICE == "cpu" and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2")
-DTYPE = "float32" if SLOW else "bfloat16"  # where it takes several times as long
+DTYPE = usual_dtype(DEVICE)
 
 
 @dataclass(frozen=True)
