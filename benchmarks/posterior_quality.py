@@ -245,6 +245,8 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", metavar="WORD", help="only names that hold a WORD")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON")
     args = parser.parse_args()
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
     origin = provenance()
 
     chosen = METHODS | BEYOND_S

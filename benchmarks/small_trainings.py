@@ -68,6 +68,8 @@ def write_table(
 ) -> None:
     """Print a row, its cells, as soon as it is there; at the end write the records."""
     torch.set_num_threads(1)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
     print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
     records = []
     for record, cells in rows:

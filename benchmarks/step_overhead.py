@@ -349,6 +349,8 @@ def main() -> None:
     args = parser.parse_args()
     args.steps = args.steps or (4 if args.device == "cpu" else EPOCH_STEPS)
     keep_memory()
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
     origin = provenance()
 
     loss = compare_loss(15, torch.device(args.device))

@@ -49,7 +49,7 @@ def test_scores_of_a_recording(monkeypatch, tmp_path, capsys):
 
     monkeypatch.setitem(record.EPOCHS, "digits", 2)
     np.savez(tmp_path / "digits_sym40.npz", **record.record("digits_sym40", None))
-    out = tmp_path / "out.json"
+    out = tmp_path / "new" / "out.json"
     command = ["posterior_quality.py", str(tmp_path), "--methods", "Mixture", "itself"]
     monkeypatch.setattr(sys, "argv", [*command, "--out", str(out)])
     posterior_quality.main()

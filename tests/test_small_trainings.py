@@ -18,7 +18,7 @@ def benchmarks(monkeypatch):
 def test_a_row_for_each_noise(name, tmp_path, monkeypatch, capsys):
     script = importlib.import_module(name)
     monkeypatch.setattr(script, "EPOCHS", 2)
-    flags = ["--seeds", "0", "1", "--out", str(out := tmp_path / "rows.json")]
+    flags = ["--seeds", "0", "1", "--out", str(out := tmp_path / "new" / "rows.json")]
     if name == "few_samples":
         monkeypatch.setattr(script, "SIZES", {100: 32})
         flags += ["--warmup", "1"]
@@ -72,3 +72,15 @@ def test_predictions_beside_cleanlab(tmp_path, monkeypatch, capsys):
             assert run["resup"]["auroc"] > 0.85
             assert min(run["cleanlab"]["auroc"]) > 0.85
             assert run["wrong"] == pytest.approx(script.NOISES[row["noise"]][1], abs=0.03)
+
+
+def test_times_are_written_into_a_new_folder(tmp_path, monkeypatch):
+    script = importlib.import_module("step_overhead")
+    for name in ("keep_memory", "show"):
+        monkeypatch.setattr(script, name, lambda *_: None)
+    monkeypatch.setattr(script, "compare_loss", lambda *_: {})
+    monkeypatch.setattr(script, "compare_epochs", lambda network, _: {"network": network})
+    out = tmp_path / "new" / "times.json"
+    monkeypatch.setattr(sys, "argv", ["step_overhead.py", "--networks", "cnn7", "--out", str(out)])
+    script.main()
+    assert json.loads(out.read_text())["epochs"] == [{"network": "cnn7"}]
