@@ -149,6 +149,16 @@ def test_wrong_flags_are_named(name, arguments, error, tmp_path, monkeypatch, ca
     assert error in f"{ended.value.code} {capsys.readouterr().err}"
 
 
+@pytest.mark.parametrize(("dataset", "left"), [("ferplus", ["epoch1.npz"]), ("rafdb", [])])
+def test_snapshots_are_those_of_figure_7(dataset, left, tmp_path):
+    import digits
+
+    flags = ["--epochs", "1", "--device", "cpu", "--out", str(tmp_path)]
+    args, data = run.arguments("", None).parse_args(flags), digits.digits(0)
+    run.run(args, dataset, "clean", data, data.train.labels, digits.PROTOCOL)
+    assert [path.name for path in tmp_path.glob("epoch*.npz")] == left
+
+
 @pytest.mark.parametrize(("capability", "dtype"), [((7, 5), "float32"), ((8, 0), "bfloat16")])
 def test_bfloat16_only_where_the_gpu_has_it(capability, dtype, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
