@@ -253,6 +253,11 @@ def test_published_numbers_are_of_their_own_networks():
     assert table.starting("resnet18-cifar", None).paper == {}
 
 
+@pytest.mark.parametrize("dataset", ["affectnet", "expw"])
+def test_sets_too_large_for_the_memory_stay_in_their_files(dataset):
+    assert "--workers 8" in " ".join(published.Column("", dataset).arguments(None))
+
+
 def test_a_folder_holds_the_labels_of_one_run(tmp_path):
     path = tmp_path / "settings.json"
     run.check_folder(path, {"labels": 1})
