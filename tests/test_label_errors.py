@@ -4,20 +4,13 @@ import json
 import pickle
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("cleanlab")
 
-
-@pytest.fixture
-def label_errors(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
-    import label_errors
-
-    return label_errors
+import label_errors
 
 
 @pytest.fixture
@@ -45,7 +38,7 @@ def data(tmp_path, rng):
 
 
 @pytest.fixture
-def run(label_errors, data, tmp_path, monkeypatch):
+def run(data, tmp_path, monkeypatch):
     """Run the script, in small batches; what it has written, or None."""
     protocols = label_errors.cifar10.PROTOCOLS
     monkeypatch.setitem(protocols, "cpu", replace(protocols["cpu"], batch=20))
@@ -65,7 +58,7 @@ def run(label_errors, data, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_finds_wrong_labels(run, label_errors, monkeypatch, capsys):
+def test_finds_wrong_labels(run, monkeypatch, capsys):
     assert run("--only", "folds") is None
     assert "no numbers yet, resup.npz missing" in capsys.readouterr().out
     result = run("--only", "resup")
@@ -102,7 +95,7 @@ def test_one_side_is_rated_alone(run, tmp_path, monkeypatch):
     assert all(row["auroc"] > 0.5 for row in rows)
 
 
-def test_a_table_of_several_seeds_has_means(label_errors):
+def test_a_table_of_several_seeds_has_means():
     common = {"labels": "worst", "noise_rate": 0.4, "method": "m", "average_precision": 0.5}
     rows = [
         common | {"auroc": a, "listed": [a, 1.0], "seconds": 100 * a, "cpu_seconds": 1.0}
@@ -113,7 +106,7 @@ def test_a_table_of_several_seeds_has_means(label_errors):
     assert line.endswith("| – | – | – | – | 0.800 / 1.000 | 80 | 1 |")
 
 
-def test_each_image_is_predicted_by_the_fold_that_never_saw_it(run, label_errors, monkeypatch):
+def test_each_image_is_predicted_by_the_fold_that_never_saw_it(run, monkeypatch):
     """What a fold predicts is not its own training set, and the folds cover all."""
     seen, tested, trained = [], [], []
     train_fold = label_errors.train_fold
@@ -133,7 +126,7 @@ def test_each_image_is_predicted_by_the_fold_that_never_saw_it(run, label_errors
         assert not set(kept) & set(held_out)
 
 
-def test_predictions_stand_at_their_own_rows(label_errors, rng):
+def test_predictions_stand_at_their_own_rows(rng):
     """Probabilities that know the truth, in shuffled folds, make all of cleanlab's areas 1."""
     n = 300
     true = np.arange(n) % 3
@@ -163,7 +156,7 @@ def test_predictions_stand_at_their_own_rows(label_errors, rng):
     assert "precision" not in rows["cleanlab, self_confidence, last epoch"]
 
 
-def test_rank_of_named_labels(label_errors):
+def test_rank_of_named_labels():
     np.testing.assert_array_equal(label_errors.by_rank(np.array([3, 0]), 5), [1, 0, 0, 2, 0])
 
 

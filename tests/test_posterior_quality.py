@@ -2,23 +2,17 @@
 
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
+import posterior_quality
 import pytest
+import record
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(autouse=True)
-def path(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
-
-
 @pytest.mark.parametrize("run", ["digits_symm40_1", "digits_worst", "mnist_sym40"])
 def test_a_recording_of_another_name_is_refused(run):
-    import record
-
     with pytest.raises(SystemExit, match=f"DATA_NOISE_SEED, got '{run}'"):
         record.record(run, None)
 
@@ -28,8 +22,6 @@ def test_a_recording_of_another_name_is_refused(run):
     [("digits_sym40", 8652, 0.4, False), ("digits_pair30_5", 5, 0.3, True)],
 )
 def test_a_recording_holds_what_its_name_says(run, seed, rate, next_only, monkeypatch, capsys):
-    import record
-
     monkeypatch.setitem(record.EPOCHS, "digits", 1)
     recorded = record.record(run, None)
     assert f"seed {seed}," in capsys.readouterr().out
@@ -44,9 +36,6 @@ def test_a_recording_holds_what_its_name_says(run, seed, rate, next_only, monkey
 
 
 def test_scores_of_a_recording(monkeypatch, tmp_path, capsys):
-    import posterior_quality
-    import record
-
     monkeypatch.setitem(record.EPOCHS, "digits", 2)
     np.savez(tmp_path / "digits_sym40.npz", **record.record("digits_sym40", None))
     out = tmp_path / "new" / "out.json"
