@@ -451,7 +451,7 @@ def write_expw(image, root):
 
 
 def test_expw(tmp_path, image):
-    write_expw(image, tmp_path)
+    write_expw(image, tmp_path / "data")
     data = datasets.expw(tmp_path, 8)
     assert data.train.images.shape == (16, 8, 8, 3)
     assert data.test.images.shape == (4, 8, 8, 3)
@@ -463,27 +463,13 @@ def test_expw(tmp_path, image):
     assert data.classes[6] == "neutral"
 
 
-def test_expw_split_and_confidence(tmp_path, image):
-    write_expw(image, tmp_path / "data")
-    splits = [datasets.expw(tmp_path, 8, seed=seed).test.labels.tolist() for seed in range(5)]
-    assert len({tuple(labels) for labels in splits}) > 1
-    assert splits[3] == datasets.expw(tmp_path, 8, seed=3).test.labels.tolist()
-    half = datasets.expw(tmp_path, 8, test_share=0.5)
-    assert len(half.train.labels) == len(half.test.labels) == 10
-    sure = datasets.expw(tmp_path, 8, min_confidence=50)
-    assert len(sure.train.labels) + len(sure.test.labels) == 15
-
-
 def test_expw_that_is_not_whole(tmp_path, image):
     with pytest.raises(FileNotFoundError, match=r"label.lst is missing; .*socialrelation"):
         datasets.expw(tmp_path)
     table = write_expw(image, tmp_path)
-    with pytest.raises(ValueError, match=r"test_share must lie in \(0, 1\), got 1"):
-        datasets.expw(tmp_path, test_share=1)
     text = table.read_text()
     for old, new, message in (
         ("0.5 0", "0.5 7", r"labels must lie in \[0, 7\), got values from 0 to 7"),
-        ("0.5 0", "high 0", "a confidence is no number .*high"),
         ("0 2 3 7 8", "0 2 3 7", "line 1: expected 8 columns, got 7"),
         ("0 2 3 7 8", "0 2 3 3 8", r"scene_0.png cannot .*box \(3, 2, 3, 8\) has no pixel"),
     ):
