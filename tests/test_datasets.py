@@ -410,23 +410,20 @@ def write_affectnet(image, root):
         save_scene(image, root / "Manually_Annotated_Images" / "1" / f"{e}.png")
 
 
-@pytest.mark.parametrize("n_classes", [7, 8])
-def test_affectnet(tmp_path, image, n_classes):
+def test_affectnet(tmp_path, image):
     write_affectnet(image, tmp_path)
-    data = datasets.affectnet(tmp_path, 12, n_classes)
-    assert data.train.images.shape == (n_classes, 12, 12, 3)
-    assert data.train.labels.tolist() == list(range(n_classes))
-    assert data.test.labels.tolist() == list(range(n_classes))[::-1]
-    assert len(data.classes) == n_classes
-    assert colours(data.train) == [[250, 0, 0]] * n_classes
+    data = datasets.affectnet(tmp_path, 12)
+    assert data.train.images.shape == (7, 12, 12, 3)
+    assert data.train.labels.tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert data.test.labels.tolist() == [6, 5, 4, 3, 2, 1, 0]
+    assert len(data.classes) == 7
+    assert colours(data.train) == [[250, 0, 0]] * 7
 
 
 def test_affectnet_that_is_not_whole(tmp_path, image):
     with pytest.raises(FileNotFoundError, match=r"Manually_Annotated_Images is missing; .*mahoor"):
         datasets.affectnet(tmp_path)
     write_affectnet(image, tmp_path)
-    with pytest.raises(ValueError, match="n_classes must be 7 or 8, got 10"):
-        datasets.affectnet(tmp_path, n_classes=10)
     table = tmp_path / "Manually_Annotated_file_lists" / "training.csv"
     text = table.read_text()
     write(table, text.replace("1/0.png,3,2", "1/0.png,NULL,2"))

@@ -48,9 +48,7 @@ FERPLUS_CLASSES = (
     "neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt",
 )  # fmt: skip
 RAF_DB_CLASSES = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")
-AFFECTNET_CLASSES = (
-    "neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt",
-)  # fmt: skip
+AFFECTNET_CLASSES = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger")
 EXPW_CLASSES = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
 
 CIFAR_N_KEYS = {
@@ -220,16 +218,14 @@ def raf_db(
     return Dataset(split("train", given), split("test", labels), RAF_DB_CLASSES)
 
 
-def affectnet(root: str | Path, size: int = 100, n_classes: int = 7, lazy: bool = False) -> Dataset:
-    """AffectNet, the part labelled by hand: colour faces, 7 classes, or 8 with contempt.
+def affectnet(root: str | Path, size: int = 100, lazy: bool = False) -> Dataset:
+    """AffectNet, the part labelled by hand: colour faces, 7 classes.
 
     `root` holds ``Manually_Annotated_file_lists/`` and ``Manually_Annotated_Images/``. The
     validation set serves as test set, as in all papers, since no other is given out. Rows labelled
-    none, uncertain or not a face are passed over. 283,901 training faces take 8.5 GB at 100×100
-    pixels, and 43 GB at 224×224: `lazy` leaves them in their files.
+    contempt, none, uncertain or not a face are passed over. 283,901 training faces take 8.5 GB at
+    100×100 pixels, and 43 GB at 224×224: `lazy` leaves them in their files.
     """
-    if n_classes not in (7, 8):
-        raise ValueError(f"n_classes must be 7 or 8, got {n_classes}")
     place = "Manually_Annotated_Images"
     folder = _find(root, AFFECTNET, place, f"Manually_Annotated/{place}")
     columns = ["subDirectory_filePath", "face_x", "face_y", "face_width", "face_height",
@@ -240,14 +236,14 @@ def affectnet(root: str | Path, size: int = 100, n_classes: int = 7, lazy: bool 
         table = _find(root, AFFECTNET, f"Manually_Annotated_file_lists/{place}", place)
         rows = [row for row in _rows(table, len(columns)) if row != columns]
         labels = _labels([row[6] for row in rows], 11, table)
-        keep = np.flatnonzero(labels < n_classes)
+        keep = np.flatnonzero(labels < len(AFFECTNET_CLASSES))
         left, top, width, height = _integers([rows[i][1:5] for i in keep], table).reshape(-1, 4).T
         boxes = np.stack([left, top, left + width, top + height], 1)
         paths = [folder / rows[i][0] for i in keep]
         files = ImageFiles(paths, "RGB", size, AFFECTNET, boxes)
         return Split(_images(files, lazy), labels[keep])
 
-    return Dataset(split("training"), split("validation"), AFFECTNET_CLASSES[:n_classes])
+    return Dataset(split("training"), split("validation"), AFFECTNET_CLASSES)
 
 
 def expw(root: str | Path, size: int = 100, lazy: bool = False) -> Dataset:
