@@ -178,18 +178,14 @@ def crop(padding: int) -> Augmentation:
     return shift
 
 
-def erase(
-    probability: float = 0.5,
-    area: tuple[float, float] = (0.02, 0.25),
-    aspect: tuple[float, float] = (0.3, 3.3),
-) -> Augmentation:
+def erase(probability: float = 0.5, area: tuple[float, float] = (0.02, 0.25)) -> Augmentation:
     """Put 0, the mean colour, into a random rectangle of a share `probability` of the images."""
 
     def put(images: Tensor, numbers: Tensor) -> Tensor:
         n, _, height, width = images.shape
         which, size, shape, top, left = numbers[:, :5].unbind(1)
         size = (area[0] + size * (area[1] - area[0])) * height * width
-        low, high = np.log(aspect[0]), np.log(aspect[1])
+        low, high = np.log(0.3), np.log(3.3)  # of height / width
         shape = torch.exp(low + shape * (high - low))
         h = (size * shape).sqrt().clamp(max=height)
         w = (size / shape).sqrt().clamp(max=width)
