@@ -63,15 +63,6 @@ def beta_mixture(epoch: Epoch) -> Fit:
     return Fit(posterior, 1 - posterior.mean())
 
 
-def moment_steps(epoch: Epoch, steps: int, tol: float = 0.0) -> Fit:
-    """The EM of published programs, without the table that they read the posterior from."""
-    return two_beta_em(epoch.s, moments, steps, clip=1e-3, tol=tol)
-
-
-def maximum_likelihood(epoch: Epoch) -> Fit:
-    return two_beta_em(epoch.s, likeliest, 500, clip=1e-6, tol=1e-6)
-
-
 def gaussian_mixture(epoch: Epoch) -> Fit:
     mixture = GaussianMixture(2, random_state=0).fit(epoch.s[:, None])
     posterior = mixture.predict_proba(epoch.s[:, None])[:, mixture.means_[:, 0].argmax()]
@@ -81,9 +72,10 @@ def gaussian_mixture(epoch: Epoch) -> Fit:
 # To add a method, write a function of an Epoch that returns a Fit and name it here.
 METHODS: dict[str, Callable[[Epoch], Fit]] = {
     "**BetaMixture**": beta_mixture,
-    "10 moment steps, clip 1e-3": lambda epoch: moment_steps(epoch, 10),
-    "converged moments, clip 1e-3": lambda epoch: moment_steps(epoch, 500, 1e-6),
-    "maximum likelihood, clip 1e-6": maximum_likelihood,
+    # the EM of published programs, without the table that they read the posterior from
+    "10 moment steps, clip 1e-3": lambda epoch: two_beta_em(epoch.s, moments, 10, 1e-3, 0),
+    "converged moments, clip 1e-3": lambda epoch: two_beta_em(epoch.s, moments, 500, 1e-3, 1e-6),
+    "maximum likelihood, clip 1e-6": lambda epoch: two_beta_em(epoch.s, likeliest, 500, 1e-6, 1e-6),
     "GaussianMixture(2)": gaussian_mixture,
     "S itself": lambda epoch: Fit(epoch.s),
     "prior's guess, (1 + 2S)/3": lambda epoch: Fit((1 + 2 * epoch.s) / 3),
