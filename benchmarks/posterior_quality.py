@@ -230,74 +230,58 @@ def slashed(values: np.ndarray) -> str:
     return " / ".join(f"{value:.2f}" for value in values)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of recorded *.npz")
-    parser.add_argument("--rates", action="store_true", help="noise rates found, epoch by epoch")
-    parser.add_argument("--methods", nargs="+", metavar="WORD", help="only names that hold a WORD")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON")
-    args = parser.parse_args()
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-    origin = provenance()
-
-    chosen = METHODS | BEYOND_S
-    if args.methods:
-        chosen = {
-            name: method
-            for name, method in chosen.items()
-            if any(word.lower() in name.lower() for word in args.methods)
-        }
-        if not chosen:
-            parser.error(f"--methods: no name holds any of {', '.join(args.methods)}")
-    excess = {name: {} for name in chosen}  # method -> run -> a value an epoch
-    rates = {name: {} for name in chosen}
-    weights = {name: {} for name in chosen}
-    lists = {name: {} for name in chosen}
-    seconds = dict.fromkeys(chosen, 0.0)
-    truth = {}
-    warnings.simplefilter("ignore", ConvergenceWarning)  # a degenerate fit is scored as it is
-    for run, epochs, right in recorded(args.folder):
+def measured(folder: Path, chosen: dict[str, Callable]) -> tuple[dict[str, dict], dict[str, dict]]:
+    """What the JSON holds of the methods, and of each method and run what `listed` says."""
+    truth, seconds = {}, dict.fromkeys(chosen, 0.0)
+    excess, rates, weights, lists = ({name: {} for name in chosen} for _ in range(4))
+    for run, epochs, right in recorded(folder):
         truth[run] = float(1 - right.mean())
-        for scores in chain(*(each.values() for each in (excess, rates, weights, lists))):
-            scores[run] = []
-        methods = {
-            name: method() if name in BEYOND_S else method for name, method in chosen.items()
-        }
-        for epoch in epochs:
-            best = best_brier(epoch.s, right)
-            for name, method in methods.items():
-                start = time.perf_counter()
-                fit = method(epoch)
-                seconds[name] += time.perf_counter() - start
-                excess[name][run].append(brier(fit.posterior, right) - best)
-                rates[name][run].append(None if fit.noise_rate is None else float(fit.noise_rate))
-                weights[name][run].append(float(fit.posterior.mean()))
-                lists[name][run].append(listed(fit.posterior, right))
-    if not truth:
-        parser.error(f"no *.npz in {args.folder}")
+        best = [best_brier(epoch.s, right) for epoch in epochs]
+        for name, method in chosen.items():
+            fit = method() if name in BEYOND_S else method
+            start = time.perf_counter()
+            fits = [fit(epoch) for epoch in epochs]
+            seconds[name] += time.perf_counter() - start
+            posteriors, found = zip(*fits, strict=True)
+            briers = [brier(posterior, right) for posterior in posteriors]
+            excess[name][run] = (np.array(briers) - best).tolist()
+            rates[name][run] = [rate if rate is None else float(rate) for rate in found]
+            weights[name][run] = [float(posterior.mean()) for posterior in posteriors]
+            lists[name][run] = [listed(posterior, right) for posterior in posteriors]
+    scores = {
+        "noise_rate": truth,
+        "excess_brier": excess,
+        "noise_rate_found": rates,
+        "mean_weight": weights,
+        "seconds": seconds,
+    }
+    return scores, lists
 
+
+def show_excess(
+    excess: dict[str, dict], seconds: dict[str, float], truth: dict[str, float]
+) -> None:
     every = {name: list(chain.from_iterable(runs.values())) for name, runs in excess.items()}
     print(f"Excess Brier score, mean / worst over the epochs ({len(next(iter(every.values())))})\n")
     rows = []
-    for name in chosen:
+    for name, runs in excess.items():
         if name in BEYOND_S and (not rows or rows[-1][0] in METHODS):
             rows.append(["*beyond S*"] + [""] * (len(truth) + 2))
-        cells = [spread(excess[name][run]) for run in truth]
         milliseconds = f"{1e3 * seconds[name] / len(every[name]):.1f}"
-        rows.append([name, *cells, f"**{spread(every[name])}**", milliseconds])
+        rows.append([name, *map(spread, runs.values()), f"**{spread(every[name])}**", milliseconds])
     print(markdown(["method", *truth, "all", "ms a fit"], rows))
 
-    clean = [run for run, rate in truth.items() if rate == 0]
-    if clean:
-        print("\nMean weight where no label is wrong (1 is right), mean / lowest over the epochs\n")
-        rows = [
-            [name, *(f"{np.mean(w[run]):.3f} / {np.min(w[run]):.3f}" for run in clean)]
-            for name, w in weights.items()
-        ]
-        print(markdown(["method", *clean], rows))
 
-    wrong = [run for run, rate in truth.items() if rate > 0]
+def show_weights(weights: dict[str, dict], clean: list[str]) -> None:
+    print("\nMean weight where no label is wrong (1 is right), mean / lowest over the epochs\n")
+    rows = [
+        [name, *(f"{np.mean(w[run]):.3f} / {np.min(w[run]):.3f}" for run in clean)]
+        for name, w in weights.items()
+    ]
+    print(markdown(["method", *clean], rows))
+
+
+def show_lists(lists: dict[str, dict], wrong: list[str]) -> None:
     stated = " / ".join(map(str, STATED))
     false, found = [], []
     for name, runs in lists.items():
@@ -309,24 +293,51 @@ def main() -> None:
     print("\nWrong labels that are in these lists, of all wrong labels: mean over the epochs\n")
     print(markdown(["method", *wrong], found))
 
-    if args.rates:
-        for run, rate in truth.items():
-            print(f"\nNoise rate found in {run}, epoch by epoch (truth {rate:.3f})\n")
-            found = {name: runs[run] for name, runs in rates.items() if runs[run][0] is not None}
-            rows = [[name, *(f"{value:.3f}" for value in values)] for name, values in found.items()]
-            epochs = len(next(iter(excess.values()))[run])
-            print(markdown(["method", *map(str, range(1, epochs + 1))], rows))
 
+def show_rates(rates: dict[str, dict], truth: dict[str, float]) -> None:
+    for run, rate in truth.items():
+        print(f"\nNoise rate found in {run}, epoch by epoch (truth {rate:.3f})\n")
+        epochs = range(1, len(next(iter(rates.values()))[run]) + 1)
+        rows = [
+            [name, *(f"{value:.3f}" for value in runs[run])]
+            for name, runs in rates.items()
+            if runs[run][0] is not None
+        ]
+        print(markdown(["method", *map(str, epochs)], rows))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of recorded *.npz")
+    parser.add_argument("--rates", action="store_true", help="noise rates found, epoch by epoch")
+    parser.add_argument("--methods", nargs="+", metavar="WORD", help="only names that hold a WORD")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON")
+    args = parser.parse_args()
     if args.out:
-        result = {
-            **origin,
-            "noise_rate": truth,
-            "excess_brier": excess,
-            "noise_rate_found": rates,
-            "mean_weight": weights,
-            "seconds": seconds,
-        }
-        args.out.write_text(json.dumps(rounded(result), indent=1) + "\n")
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+    origin = provenance()
+
+    words = [word.lower() for word in args.methods or [""]]
+    chosen = {
+        name: method
+        for name, method in (METHODS | BEYOND_S).items()
+        if any(word in name.lower() for word in words)
+    }
+    if not chosen:
+        parser.error(f"--methods: no name holds any of {', '.join(args.methods)}")
+    warnings.simplefilter("ignore", ConvergenceWarning)  # a degenerate fit is scored as it is
+    scores, lists = measured(args.folder, chosen)
+    truth = scores["noise_rate"]
+    if not truth:
+        parser.error(f"no *.npz in {args.folder}")
+    show_excess(scores["excess_brier"], scores["seconds"], truth)
+    if clean := [run for run, rate in truth.items() if rate == 0]:
+        show_weights(scores["mean_weight"], clean)
+    show_lists(lists, [run for run, rate in truth.items() if rate > 0])
+    if args.rates:
+        show_rates(scores["noise_rate_found"], truth)
+    if args.out:
+        args.out.write_text(json.dumps(rounded(origin | scores), indent=1) + "\n")
 
 
 def rounded(value):
