@@ -257,25 +257,7 @@ def run(
     """
     start = perf_counter()
     protocol = protocol.but(epochs=args.epochs, samples=args.samples)
-    settings = {
-        "dataset": dataset,
-        "noise": noise,
-        "rate": args.rate,
-        "method": args.method,
-        "seed": args.seed,
-        "labels": crc32(given.tobytes()),
-        "image_shape": list(data.train.images.shape[1:]),
-        "network": args.network,
-        "weights": args.weights,
-        "size": args.size,
-        "consistency_weight": args.consistency_weight,
-        "protocol": {
-            key: value
-            for key, value in asdict(protocol).items()
-            if isinstance(value, (str, int, float, dict))
-        },
-        "dtype": args.dtype,
-    }
+    settings = settings_of(args, dataset, noise, data, given, protocol)
     check_folder(args.out / "settings.json", settings)
     checkpoint, result = args.out / "checkpoint.pt", args.out / "result.json"
     epochs = args.out / "epochs.jsonl"
@@ -285,22 +267,12 @@ def run(
         return record
     if args.device == "cpu":
         torch.set_num_threads(1)
-    images, true = data.train.images[: protocol.samples], data.train.labels[: protocol.samples]
-    given = given[: protocol.samples]
+    given, true = given[: protocol.samples], data.train.labels[: protocol.samples]
     realised = noise_rate(true, given)
     print(f"{len(given)} images, {noise} noise, realised rate {realised:.4f}; {args.method}")
 
-    batches: Any = DeviceBatches
-    if isinstance(images, ImageFiles):
-        batches = partial(FileBatches, workers=args.workers)
-    train = batches(
-        images, given, protocol.batch,
-        augment=protocol.augment, shuffle=True, seed=args.seed, device=args.device,
-    )  # fmt: skip
-    scale = dict(zip(("mean", "std"), train.statistics, strict=True))
+    train, test = make_batches(args, data, given, protocol)
     ordered = train.in_order(500)
-    test = batches(data.test.images, data.test.labels, 500, device=args.device, **scale)
-
     torch.manual_seed(args.seed)
     pair = make_networks(args, data, protocol)
     trainer = methods.make(
@@ -355,6 +327,53 @@ def run(
     checkpoint.unlink()
     print(f"score {record['score']:.2f} %")
     return record
+
+
+def settings_of(
+    args: argparse.Namespace,
+    dataset: str,
+    noise: str,
+    data: Dataset,
+    given: NDArray[np.int64],
+    protocol: Protocol,
+) -> dict[str, Any]:
+    """What sets a run apart from every other; for the parameters see `run`."""
+    return {
+        "dataset": dataset,
+        "noise": noise,
+        "rate": args.rate,
+        "method": args.method,
+        "seed": args.seed,
+        "labels": crc32(given.tobytes()),
+        "image_shape": list(data.train.images.shape[1:]),
+        "network": args.network,
+        "weights": args.weights,
+        "size": args.size,
+        "consistency_weight": args.consistency_weight,
+        "protocol": {
+            key: value
+            for key, value in asdict(protocol).items()
+            if isinstance(value, (str, int, float, dict))
+        },
+        "dtype": args.dtype,
+    }
+
+
+def make_batches(
+    args: argparse.Namespace, data: Dataset, given: NDArray[np.int64], protocol: Protocol
+) -> tuple[DeviceBatches, DeviceBatches]:
+    """Build the batches of the training set, with the given labels, and of the test set."""
+    images = data.train.images[: protocol.samples]
+    batches: Any = DeviceBatches
+    if isinstance(images, ImageFiles):
+        batches = partial(FileBatches, workers=args.workers)
+    train = batches(
+        images, given, protocol.batch,
+        augment=protocol.augment, shuffle=True, seed=args.seed, device=args.device,
+    )  # fmt: skip
+    mean, std = train.statistics
+    test = batches(*data.test, 500, device=args.device, mean=mean, std=std)
+    return train, test
 
 
 def make_networks(args: argparse.Namespace, data: Dataset, protocol: Protocol) -> list[nn.Module]:
