@@ -303,6 +303,42 @@ def read(path: Path) -> Arrays:
         return dict(file)
 
 
+def rated(
+    args: argparse.Namespace, protocol: Protocol, data: Split
+) -> tuple[list[dict[str, Any]], list[str], bool]:
+    """Rows of all labels and seeds, what trained them, and whether resup stands alone in some.
+
+    `data` has the true labels.
+    """
+    results, trained, alone = [], [], False
+    for noise in args.labels:
+        given = cifar10.human_labels(args.data, noise)[: protocol.samples]
+        wrong = given != data.labels
+        for seed in args.seeds:
+            folder = train(args, noise, protocol, data._replace(labels=given), seed)
+            names = args.method, *map("fold{}".format, range(FOLDS))
+            paths = [folder / f"{name}.npz" for name in names]
+            if missing := [path.name for path in paths if not path.exists()]:
+                if args.only != "resup":
+                    print(f"{noise}: no numbers yet, {', '.join(missing)} missing in {folder}")
+                    continue
+                paths, alone = paths[:1], True
+            clean, *folds = map(read, paths)
+            trained += [str(arrays["provenance"]) for arrays in (clean, *folds)]
+            common = {"labels": noise, "noise_rate": float(wrong.mean()), "seed": seed}
+            results += [common | row for row in evaluate(wrong, clean, folds, given, args.method)]
+    return results, trained, alone
+
+
+def file_name(args: argparse.Namespace, alone: bool) -> str:
+    """Name the file of the results by the settings that are not the default ones."""
+    trial = [f"{args.epochs}-epochs"] * bool(args.epochs)
+    trial += args.labels if args.labels != LABELS else []
+    trial += [args.method] * (args.method != "resup") + [args.dtype] * (args.dtype != "bfloat16")
+    trial += [f"seed-{seed}" for seed in args.seeds] * (args.seeds != SEEDS) + ["alone"] * alone
+    return f"{'-'.join(['label_errors', args.size, *trial])}.json"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
@@ -325,34 +361,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.device == "cpu":
         torch.set_num_threads(1)
     protocol = cifar10.PROTOCOLS[args.size].but(epochs=args.epochs)
-    data = cifar10.cifar10(args.data)
-    images, true = (column[: protocol.samples] for column in data.train)
-    results, trained, alone = [], [], False
-    for noise in args.labels:
-        given = cifar10.human_labels(args.data, noise)[: protocol.samples]
-        wrong = given != true
-        for seed in args.seeds:
-            folder = train(args, noise, protocol, Split(images, given), seed)
-            names = args.method, *map("fold{}".format, range(FOLDS))
-            paths = [folder / f"{name}.npz" for name in names]
-            if missing := [path.name for path in paths if not path.exists()]:
-                if args.only != "resup":
-                    print(f"{noise}: no numbers yet, {', '.join(missing)} missing in {folder}")
-                    continue
-                paths, alone = paths[:1], True
-            clean, *folds = map(read, paths)
-            trained += [str(arrays["provenance"]) for arrays in (clean, *folds)]
-            common = {"labels": noise, "noise_rate": float(wrong.mean()), "seed": seed}
-            results += [common | row for row in evaluate(wrong, clean, folds, given, args.method)]
+    data = Split(*(column[: protocol.samples] for column in cifar10.cifar10(args.data).train))
+    results, trained, alone = rated(args, protocol, data)
     if not results:
         return
     print(markdown(results))
-    origin = provenance(*(() if alone else ("cleanlab",)))
     record = {
-        **origin,
+        **provenance(*(() if alone else ("cleanlab",))),
         "trained_by": [json.loads(text) for text in dict.fromkeys(trained)],
         "size": args.size,
-        "samples": len(true),
+        "samples": len(data.labels),
         "epochs": protocol.epochs,
         "folds": FOLDS,
         "seeds": args.seeds,
@@ -361,12 +379,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "results": results,
     }
     args.out.mkdir(parents=True, exist_ok=True)
-    trial = [f"{args.epochs}-epochs"] * bool(args.epochs)
-    trial += args.labels if args.labels != LABELS else []
-    trial += [args.method] * (args.method != "resup") + [args.dtype] * (args.dtype != "bfloat16")
-    trial += [f"seed-{seed}" for seed in args.seeds] * (args.seeds != SEEDS) + ["alone"] * alone
-    path = args.out / f"{'-'.join(['label_errors', args.size, *trial])}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    (args.out / file_name(args, alone)).write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":
