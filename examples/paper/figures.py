@@ -71,28 +71,40 @@ def curves(
         ax.remove()
     colour_of = colours({method: None for methods in series.values() for method in methods})
     for ax, name in zip(axes, names, strict=False):
-        shown = []
-        for method, (epochs, values) in series[name].items():
-            if len(epochs) < 2:
-                continue
-            colour = colour_of[method]
-            ax.plot(epochs, values.mean(0), color=colour, label=method)
-            ax.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.15, lw=0)
-            shown.append(values[:, epochs > epochs[-1] / 10].ravel())
+        rate = None
         if truth is not None:
             rate = np.mean([record[truth] for r in panels[name].values() for record in r])
-            ends = [f(line.get_xdata()[i] for line in ax.lines) for i, f in ((0, min), (-1, max))]
-            ax.plot(ends, [rate, rate], "--", color=LINE, lw=1, label="truth")
-            shown.append(np.array([rate]))
-        values = np.concatenate(shown)
-        slack = 0.05 * float(np.ptp(values)) or 0.01
-        ax.set_ylim(values.min() - slack, values.max() + slack)
+        draw_curves(ax, series[name], colour_of, rate)
         ax.set_title(name, fontsize=SMALL + 1)
         ax.set(xlabel="epoch", ylabel=ylabel)
-        ax.grid(alpha=0.3)
-        ax.margins(x=0.02)
         label_lines(ax, height)
     return figure
+
+
+def draw_curves(
+    ax: Axes,
+    series: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]],
+    colour_of: Mapping[str, str],
+    rate: float | None,
+) -> None:
+    """Draw one panel: epochs and values of each method, and the rate that they should reach."""
+    shown = []
+    for method, (epochs, values) in series.items():
+        if len(epochs) < 2:
+            continue
+        colour = colour_of[method]
+        ax.plot(epochs, values.mean(0), color=colour, label=method)
+        ax.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.15, lw=0)
+        shown.append(values[:, epochs > epochs[-1] / 10].ravel())
+    if rate is not None:
+        ends = [f(line.get_xdata()[i] for line in ax.lines) for i, f in ((0, min), (-1, max))]
+        ax.plot(ends, [rate, rate], "--", color=LINE, lw=1, label="truth")
+        shown.append(np.array([rate]))
+    values = np.concatenate(shown)
+    slack = 0.05 * float(np.ptp(values)) or 0.01
+    ax.set_ylim(values.min() - slack, values.max() + slack)
+    ax.grid(alpha=0.3)
+    ax.margins(x=0.02)
 
 
 def by_epoch(records: Records, key: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
