@@ -184,19 +184,10 @@ def chart(medians: dict[int, dict[str, float]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    number = lambda text: int(float(text))  # noqa: E731
-    sizes = [10**4, 10**5, 10**6]
-    parser.add_argument("--sizes", type=number, nargs="+", default=sizes, help="up to 1e8")
-    parser.add_argument("--slow", type=number, default=10**6, help="largest N of the slow ones")
-    parser.add_argument("--stream", type=number, default=10**8, help="0 to leave it out")
-    parser.add_argument("--turns", type=int, default=5, help="default: %(default)s")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write mixture_speed.json, .png")
-    args = parser.parse_args()
-    origin = provenance()
-    rng = np.random.default_rng(0)
-
+def compare(
+    sizes: list[int], slow: int, turns: int, rng: np.random.Generator
+) -> tuple[dict, dict, dict, list]:
+    """Print a row a contender and size; return seconds, ratios, memory and costs."""
     header = (
         f"{'N':>12} {'contender':<16} {'seconds':>9} {'ns each':>9} {'x sum':>8} {'extra MB':>9}"
     )
@@ -205,10 +196,10 @@ def main() -> None:
     ratios: dict[int, dict[str, dict[str, float]]] = {}
     memory: dict[int, dict[str, int]] = {}
     costs = []
-    for n in sorted(args.sizes):
+    for n in sorted(sizes):
         values = draw(rng, n)
         times(values[:5000], 1, True)  # loads what is loaded late
-        found = times(values, args.turns, n <= args.slow)
+        found = times(values, turns, n <= slow)
         medians[n] = {name: float(np.median(seconds[:, 0])) for name, seconds in found.items()}
         memory[n] = {name: extra_memory(CONTENDERS[name], values) for name in found}
         ratios[n] = {}
@@ -223,7 +214,10 @@ def main() -> None:
         if n in (10**5, COMPARED):
             costs += [cost_of_summary(values, prior) for prior in (BetaMixture().prior, 0.0)]
         del values
+    return medians, ratios, memory, costs
 
+
+def show_goals(ratios: dict[int, dict[str, dict[str, float]]], costs: list) -> None:
     if COMPARED in ratios:
         print(f"\nAt N = {COMPARED:,}, converged:")
         for name, ratio in ratios[COMPARED].items():
@@ -236,16 +230,36 @@ def main() -> None:
             f"  N = {cost['n']:>9,}, prior {cost['prior']}: {cost['difference']:+.1e}"
             f"   ({cost['iterations']} iterations; exact fit: {cost['exact_seconds']:.1f} s)"
         )
+
+
+def show_stream(streamed: dict[str, float]) -> None:
+    print(
+        f"\nStream of {streamed['total']:,.0f} values through one SimilarityHistogram: "
+        f"filled in {streamed['fill_seconds']:.1f} s "
+        f"({1e9 * streamed['fill_seconds'] / streamed['n']:.1f} ns each), "
+        f"fitted in {1e3 * streamed['fit_seconds']:.0f} ms, never more than "
+        f"{streamed['peak_bytes'] / 1e6:.0f} MB held, the drawing of chunks of "
+        f"{streamed['chunk_bytes'] / 1e6:.0f} MB included"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    number = lambda text: int(float(text))  # noqa: E731
+    sizes = [10**4, 10**5, 10**6]
+    parser.add_argument("--sizes", type=number, nargs="+", default=sizes, help="up to 1e8")
+    parser.add_argument("--slow", type=number, default=10**6, help="largest N of the slow ones")
+    parser.add_argument("--stream", type=number, default=10**8, help="0 to leave it out")
+    parser.add_argument("--turns", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write mixture_speed.json, .png")
+    args = parser.parse_args()
+    origin = provenance()
+    rng = np.random.default_rng(0)
+    medians, ratios, memory, costs = compare(args.sizes, args.slow, args.turns, rng)
+    show_goals(ratios, costs)
     streamed = stream(args.stream, rng) if args.stream else None
     if streamed:
-        print(
-            f"\nStream of {streamed['total']:,.0f} values through one SimilarityHistogram: "
-            f"filled in {streamed['fill_seconds']:.1f} s "
-            f"({1e9 * streamed['fill_seconds'] / args.stream:.1f} ns each), "
-            f"fitted in {1e3 * streamed['fit_seconds']:.0f} ms, never more than "
-            f"{streamed['peak_bytes'] / 1e6:.0f} MB held, the drawing of chunks of "
-            f"{streamed['chunk_bytes'] / 1e6:.0f} MB included"
-        )
+        show_stream(streamed)
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
         result = {
