@@ -223,7 +223,7 @@ def test_another_format_version(tmp_path, version):
     trainer, loader = make()
     save_checkpoint(trainer.state_dict() | {"format_version": version}, tmp_path / "other.pt")
     with pytest.raises(
-        ValueError, match=f"format_version {version}, this version of resup reads 12"
+        ValueError, match=f"format_version {version}, this version of resup reads 13"
     ):
         trainer.fit(loader, 1, resume=tmp_path / "other.pt")
 

@@ -58,18 +58,23 @@ def test_contradictions_are_counted_by_class_and_confidence(c):
     np.testing.assert_array_equal(got.sum(2), expected.sum(2))
     assert got[..., 0].any()
     assert got[..., 1].any()
-    pairs = got.reshape(2, c, -1, 2, 2).sum(3)
     by_label = accumulator.confusions.numpy()
-    np.testing.assert_array_equal(by_label.sum(3), pairs.sum(3))
-    np.testing.assert_array_equal(by_label[:, range(c), :, range(c)], pairs[..., 0].swapaxes(0, 1))
+    np.testing.assert_array_equal(by_label.sum(3), got.sum(3))
+    np.testing.assert_array_equal(by_label[:, range(c), :, range(c)], got[..., 0].swapaxes(0, 1))
     labels = np.bincount(targets, minlength=c)
     np.testing.assert_array_equal(by_label.sum((1, 2)), [labels, labels])
+    unsure, sure = accumulator.confused(0.4, 10).numpy().swapaxes(0, 1)
+    np.testing.assert_array_equal(unsure + sure, by_label.sum(2))
+    for group, top in np.ndindex(2, c):
+        from_top = got[group, top].sum(1)[::-1].cumsum()
+        n = from_top[-1]
+        assert sure[group, top].sum() == from_top[from_top >= min(max(0.4 * n, 10), n)][0]
 
 
 def test_confusions_of_many_classes_are_not_counted():
     accumulator = DecoyAccumulator(2)
     accumulator.update(torch.randn(2, 30, 21), torch.randint(21, (30,)))
-    assert accumulator.confusions.shape == (2, 0, 37, 0)
+    assert accumulator.confusions.shape == (2, 0, CONFIDENCE_BINS, 0)
     accumulator.reset()
     accumulator.update(torch.randn(2, 30, 4), torch.randint(4, (30,)))
     assert accumulator.confusions.sum() == 60

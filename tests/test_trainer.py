@@ -211,7 +211,7 @@ def test_state_dict_goes_on_as_if_nothing_had_happened(options, tmp_path):
 
 def test_a_foreign_state_is_refused():
     t = trainer()
-    with pytest.raises(ValueError, match="format_version None, this version of resup reads 12"):
+    with pytest.raises(ValueError, match="format_version None, this version of resup reads 13"):
         t.load_state_dict({})
     state = t.state_dict()
     other = CoTrainer(models := pair(), [adam(m) for m in models], progress=False)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ._checks import check_number
 from ._module import StateModule
 from ._validation import check_stacked
-from .distributed import bounds
+from .distributed import add_up, bounds
 from .histogram import LOGIT_EDGES, N_BINS, Array, SimilarityHistogram
 from .similarity import Signal, check_signal, log_signal
 
@@ -171,9 +171,9 @@ class DecoyAccumulator(StateModule):
         Samples by predicted class, by bin of the highest probability, and by whether the label
         contradicts the prediction; for :func:`resup.contradictions.contradiction_rate`. C is 0
         before the first call.
-    confusions : Tensor of shape (groups, C, 37, C), int32
-        Samples by predicted class, by pair of these bins, and by label; for
-        :func:`resup.contradictions.even_rate`. Empty with more than 20 classes.
+    confusions : Tensor of shape (groups, C, 74, C), int32
+        Samples by predicted class, by this bin, and by label, of this process alone. Empty with
+        more than 20 classes.
     n_drawn : Tensor of shape (), int64
         How many classes decoys are drawn from: the first so many of `order`.
     order, place : Tensor of shape (C,), int64
@@ -212,7 +212,7 @@ class DecoyAccumulator(StateModule):
         counts = torch.zeros(groups, CONFIDENCE_BINS, 2, dtype=torch.int32)
         self.register_buffer("disputes", counts)
         self.register_buffer("contradictions", counts.new_zeros(groups, 0, CONFIDENCE_BINS, 2))
-        self.register_buffer("confusions", counts.new_zeros(groups, 0, CONFIDENCE_BINS // 2, 0))
+        self.register_buffer("confusions", counts.new_zeros(groups, 0, CONFIDENCE_BINS, 0))
         self.register_buffer("labels", counts.new_zeros(0))
         self.register_buffer("probabilities", torch.zeros(groups, 0, dtype=torch.float64))
         self.register_buffer("n_drawn", torch.zeros_like(self.shift))
@@ -286,8 +286,7 @@ class DecoyAccumulator(StateModule):
         by_all, by_one = known.aminmax(dim=0)
         self.contradictions.view(len(logits), -1).scatter_add_(1, index, known)
         if self.confusions.numel():
-            pair_of_bins = cell // 2  # CONFIDENCE_BINS is even
-            index = torch.add(targets, pair_of_bins, alpha=len(self.labels))
+            index = torch.add(targets, cell, alpha=len(self.labels))
             self.confusions.view(len(logits), -1).scatter_add_(1, index, known)
         index = torch.add((predicted != predicted[0]).any(0), confidence, alpha=2)
         self.disputes.view(len(logits), -1).scatter_add_(1, index, by_all.expand_as(known))
@@ -315,12 +314,27 @@ class DecoyAccumulator(StateModule):
 
     def counts(self) -> tuple[Tensor, ...]:
         """All that is counted, for sums over processes."""
-        counts = self.histograms.counts, self.contradictions, self.confusions, self.disputes
-        return *counts, self.labels, self.probabilities
+        counts = self.histograms.counts, self.contradictions, self.disputes, self.labels
+        return *counts, self.probabilities
+
+    def confused(self, share: float, least: int) -> Tensor:
+        """Count the samples of all processes by prediction and label, (groups, 2, C, C).
+
+        Apart are the less sure samples, and the surest of each predicted class: this share, but at
+        least so many. `contradictions` must have been summed over the processes before.
+        """
+        n = self.contradictions.sum(3)
+        above = n.flip(2).cumsum(2).flip(2) - n
+        all_ = n.sum(2, keepdim=True)
+        sure = above < (share * all_).clamp(min=least).minimum(all_)
+        surest = (self.confusions * sure[:, : self.confusions.shape[1], :, None]).sum(2)
+        counts = torch.stack([self.confusions.sum(2) - surest, surest], 1)
+        add_up(counts)
+        return counts
 
     def reset(self) -> None:
         """Forget all samples; the shift goes on."""
-        for counts in self.counts():
+        for counts in (*self.counts(), self.confusions):
             counts.zero_()
         self.began = False
 

@@ -46,7 +46,10 @@ def contradiction_rate(counts: ArrayLike) -> float:
     >>> round(contradiction_rate([[[400, 400], [120, 80]], [[600, 200], [120, 80]]]), 3)
     0.407
     """
-    samples = _as_counts(counts, "counts", 2)
+    samples = np.asarray(counts, np.float64)
+    if samples.ndim != 3 or samples.shape[1] < 1 or samples.shape[2] != 2:
+        raise ValueError(f"counts must have shape (C, B, 2) with B >= 1, got {samples.shape}")
+    _check_counts("counts", samples)
     n = samples.sum((1, 2))
     all_ = samples[..., 1].sum(1) / np.where(n > 0, n, 1)
     by_class = without_own_errors(of_surest(samples, least=LEAST), all_)
@@ -56,16 +59,15 @@ def contradiction_rate(counts: ArrayLike) -> float:
 def even_rate(confusions: ArrayLike) -> float:
     """Noise rate that the labels least confused show: that of noise spread over all classes.
 
-    For each predicted class, the less sure three fifths of the samples tell the third of the other
-    labels that is confused with it least. Among the surer two fifths these are hardly ever a
-    network's own errors or plausible mistakes, and they are learnt by heart last. If noise is
-    spread evenly, they are a third of it; if not, this rate is too low.
+    For each predicted class, the less sure samples tell the third of the other labels that is
+    confused with it least. Among the surer samples, two fifths, these are hardly ever a network's
+    own errors or plausible mistakes, and they are learnt by heart last. If noise is spread evenly,
+    they are a third of it; if not, this rate is too low.
 
     Parameters
     ----------
-    confusions : array-like of shape (C, B, C)
-        Samples by predicted class, by bin of the highest probability (ascending), and by given
-        label.
+    confusions : array-like of shape (2, C, C)
+        Less sure samples, and surer ones, by predicted class and by given label.
 
     Returns
     -------
@@ -82,39 +84,36 @@ def even_rate(confusions: ArrayLike) -> float:
     >>> import numpy as np
     >>> from resup.contradictions import even_rate
     >>> right, wrong = 70 * np.eye(4), 10 * (1 - np.eye(4))
-    >>> round(even_rate(np.stack([right + wrong, right + wrong], axis=1)), 3)
+    >>> round(even_rate([right + wrong, right + wrong]), 3)
     0.3
     """
-    samples = _as_counts(confusions, "confusions")
-    n, labels = samples.sum((1, 2)), samples.any((0, 1))
+    samples = np.asarray(confusions, np.float64)
+    if samples.ndim != 3 or samples.shape != (2, samples.shape[2], samples.shape[2]):
+        raise ValueError(f"confusions must have shape (2, C, C), got {samples.shape}")
+    _check_counts("confusions", samples)
+    confused, sure = samples
+    all_ = confused + sure
+    n, labels = all_.sum(1), all_.any(0)
     others = labels.sum() - 1
     if others < 3:
         return 0.0
-    sure = surest_part(samples, SURE, LEAST)
-    confused = samples.sum(1) - sure
-    confused[np.eye(len(n), dtype=bool) | ~labels] = np.inf
-    least = confused.argsort(1, kind="stable")[:, : others - 2 * (others // 3)]
-    shown = np.take_along_axis(sure, least, 1).mean(1) * others
-    by_class = shown / np.where(n > 0, sure.sum(1), 1)
-    contradicted = 1 - samples.trace(0, 0, 2).sum() / n.sum()
+    no_other = np.eye(len(n), dtype=bool) | ~labels
+    least = np.where(no_other, np.inf, confused).argsort(1, kind="stable")
+    shown = np.take_along_axis(sure, least[:, : others - 2 * (others // 3)], 1).mean(1) * others
+    by_class = shown / np.where(sure.any(1), sure.sum(1), 1)
+    contradicted = 1 - all_.trace() / n.sum()
     return float(without_own_errors(n @ by_class / n.sum(), contradicted, OWN_EVEN_ERROR))
-
-
-def surest_part(counts: Array, surest: float, least: float) -> Array:
-    """Sum the surest part of each group over its bins: counts (groups, B, K) to (groups, K)."""
-    from_top = counts[:, ::-1].cumsum(1)
-    n = from_top.sum(2)
-    all_ = n[:, -1:]
-    cut = (n < np.minimum(np.maximum(surest * all_, least), all_)).sum(1)  # the bin that reaches it
-    part: Array = from_top[np.arange(len(n)), cut]
-    return part
 
 
 def of_surest(counts: Array, surest: float = SUREST, least: float = 0.0) -> Array:
     """Share of the second kind in the surest part of each group, for counts (groups, B, 2)."""
-    part = surest_part(counts, surest, least)
-    n = part.sum(1)
-    shares: Array = part[:, 1] / np.where(n > 0, n, 1)
+    from_top = counts[:, ::-1].cumsum(1)
+    n = from_top.sum(2)
+    all_ = n[:, -1:]
+    cut = (n < np.minimum(np.maximum(surest * all_, least), all_)).sum(1)  # the bin that reaches it
+    groups = np.arange(len(n))
+    second, both = from_top[groups, cut, 1], n[groups, cut]
+    shares: Array = second / np.where(both > 0, both, 1)
     return shares
 
 
@@ -123,15 +122,9 @@ def without_own_errors(surest: Array, all_: Array, share: float = OWN_ERROR) -> 
     return np.clip((surest - share * all_) / (1 - share), 0, 1)
 
 
-def _as_counts(values: ArrayLike, name: str, kinds: int | None = None) -> Array:
-    counts = np.asarray(values, np.float64)
-    if counts.ndim != 3 or not counts.shape[1] or counts.shape[2] != (kinds or len(counts)):
-        raise ValueError(
-            f"{name} must have shape (C, B, {kinds or 'C'}) with B >= 1, got {counts.shape}"
-        )
+def _check_counts(name: str, counts: Array) -> None:
     if not np.isfinite(counts).all() or (counts < 0).any():
         raise ValueError(f"{name} must be finite and not negative")
-    return counts
 
 
 def tail_rate(samples: Values, decoys: Values, hit_rate: float) -> float:

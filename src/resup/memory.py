@@ -11,7 +11,7 @@ from torch import Tensor
 from ._module import StateModule
 from .accumulator import DecoyAccumulator
 from .balance import given_up
-from .contradictions import contradiction_rate, even_rate, of_surest
+from .contradictions import LEAST, SURE, contradiction_rate, even_rate, of_surest
 from .decoy import BELIEVED
 from .histogram import Array
 
@@ -146,10 +146,10 @@ class NoiseMemory(StateModule):
         self._look_at_classes(epoch)
         self._look_at_disputes(epoch.disputes.cpu().numpy())
         skips = self.misled() & self.known.all(1) & self.seen.isfinite().any(1)
-        shown = zip(epoch.contradictions.cpu().numpy(), epoch.confusions.cpu().numpy(), strict=True)
-        for network, (counts, confusions) in enumerate(shown):
+        even = self._even_rates(epoch)
+        for network, counts in enumerate(epoch.contradictions.cpu().numpy()):
             if counts.any() and not skips[network]:  # an epoch that showed nothing says nothing
-                self._look_at_contradictions(network, counts, confusions)
+                self._look_at_contradictions(network, counts, even[network])
 
     def _forget(self, labels: Tensor) -> None:
         """Forget the rates of the epochs before where what they showed is not to be trusted."""
@@ -169,9 +169,13 @@ class NoiseMemory(StateModule):
             self.waiting &= MOSTLY_DISPUTED < disputed < self.disputed.item()
             self.disputed.clamp_(max=disputed)
 
-    def _look_at_contradictions(self, network: int, counts: Array, confusions: Array) -> None:
-        rate = max(contradiction_rate(counts), even_rate(confusions) if len(confusions) else 0.0)
-        before, last = self.seen[network].tolist()
+    def _even_rates(self, epoch: DecoyAccumulator) -> list[float]:
+        if not epoch.confusions.numel():
+            return [0.0] * len(self.found)
+        return [even_rate(counts) for counts in epoch.confused(SURE, LEAST).cpu().numpy()]
+
+    def _look_at_contradictions(self, network: int, counts: Array, even: float) -> None:
+        rate, (before, last) = max(contradiction_rate(counts), even), self.seen[network].tolist()
         held, of_decoys = self.seen_held[network].item(), self.of_decoys[network].item()
         shown = np.min([before, last])  # NaN where one is not known
         if of_decoys >= last:
