@@ -12,7 +12,7 @@ __all__ = ["contradiction_rate", "even_rate"]
 
 SUREST, LEAST = 0.1, 10  # share of each class, and samples of it: fewer may all be learnt by heart
 OWN_ERROR = 0.25  # among these, as a share of that of the class
-SURE, OWN_EVEN_ERROR = 0.4, 0.05  # the same for labels that are confused least
+SURE, OWN_EVEN_ERROR = 0.5, 0.1  # the same for labels that are confused least
 SUREST_TAIL, SURE_TAIL = 0.25, 0.7  # shares of all samples, where their predictions are not known
 DOUBTED, SHOWN = 0.45, 0.6  # ratios of these two that show nothing, and all; own errors lower it
 
@@ -60,7 +60,7 @@ def even_rate(confusions: ArrayLike) -> float:
     """Noise rate that the labels least confused show: that of noise spread over all classes.
 
     For each predicted class, the less sure samples tell the third of the other labels that is
-    confused with it least. Among the surer samples, two fifths, these are hardly ever a network's
+    confused with it least. Among the surer samples, a half, these are hardly ever a network's
     own errors or plausible mistakes, and they are learnt by heart last. If noise is spread evenly,
     they are a third of it; if not, this rate is too low.
 
