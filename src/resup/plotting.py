@@ -310,8 +310,8 @@ def plot_suspects(
 
 def _set_bottom(ax: Axes, low: float) -> None:
     """Begin a logarithmic axis at `low`, with room for a line of legend on top."""
-    high = ax.get_ylim()[1]
-    ax.set_ylim(low, high * (high / low) ** 0.15)
+    high = ax.dataLim.y1  # the automatic limit leaves as much room as there are tiny bars
+    ax.set_ylim(low, high * (high / low) ** 0.2)
 
 
 def _mask(right: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
