@@ -171,6 +171,19 @@ def test_what_few_samples_showed_before_every_class_was_predicted_is_forgotten(n
     assert memory.seen_held.tolist() == pytest.approx([0.3, 0.4])
 
 
+@pytest.mark.parametrize(("n", "lost", "seen"), [(100, (), 0.3), (99, (), 0.0), (100, [1], 0.0)])
+def test_even_noise_counts_with_enough_samples_once_all_classes_are_known(n, lost, seen):
+    memory = NoiseMemory(2)
+    for _ in range(2):
+        shown_ = epoch((0.0, 0.0), (0, 0), n=n)
+        even = 0.7 * torch.eye(4) + 0.1 * (1 - torch.eye(4))
+        shown_.confusions[:, :, -1] = (10 * n * even).int()
+        for network in lost:
+            gives_up(shown_, network)
+        memory.look(shown_)
+    assert memory.seen[1].tolist() == pytest.approx([seen, seen])
+
+
 def test_what_is_shown_while_a_class_is_given_up_is_not_taken_in():
     memory = NoiseMemory(1)
     for rate, without in ((0.2, 0), (0.2, 0), (0.2, 1), (0.4, 1), (0.4, 1), (0.4, 1), (0.2, 0)):

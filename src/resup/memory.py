@@ -25,6 +25,11 @@ FIRST_SURPLUS = 0.05  # of the rate seen after the first epoch, when a network s
 FIRST_DOUBT = 0.4  # of its share of errors then: no label is less likely right
 
 
+def are_few(labels: Tensor) -> Tensor:
+    """Whether an epoch of so many labels by class, (C,), is a short one."""
+    return labels.sum() < FEW * (labels > 0).sum()
+
+
 def first_impression(rate: float, contradicted: float) -> tuple[float, float]:
     """Noise rate to believe, and least probability of a right label, where nothing is remembered.
 
@@ -40,9 +45,10 @@ class NoiseMemory(StateModule):
 
     Wrong labels are no fewer once they are memorised, so two noise rates are remembered. The one
     *seen*: the highest that two epochs in a row have shown, among the surest predictions or as
-    noise spread evenly, or that the decoys account for if this is more, but at most four times what
-    the next epoch still showed. The one *found*: the highest that three fits in a row have reached;
-    later fits find no less, up to twice the one seen.
+    noise spread evenly (from 100 samples a class on, once every class has been predicted), or that
+    the decoys account for if this is more, but at most four times what the next epoch still showed.
+    The one *found*: the highest that three fits in a row have reached; later fits find no less, up
+    to twice the one seen.
 
     Networks that know little must not choose what to learn from. In a network's first fit, or while
     its rates are forgotten, no label is taken to be less likely right than 0.4 of the share of
@@ -154,9 +160,9 @@ class NoiseMemory(StateModule):
     def _forget(self, labels: Tensor) -> None:
         """Forget the rates of the epochs before where what they showed is not to be trusted."""
         doubtful = ~self.known.all(1) & self.misled()
-        few = labels.sum() < FEW * (labels > 0).sum()
+        few = doubtful & self.gives_up() & are_few(labels)
         self.of_decoys[doubtful | (not self.believes)] = torch.nan
-        self.seen[doubtful & self.gives_up() & few | (not self.believes)] = torch.nan
+        self.seen[few | (not self.believes)] = torch.nan
 
     def _look_at_classes(self, epoch: DecoyAccumulator) -> None:
         now = given_up(epoch.predictions(), epoch.labels)
@@ -170,9 +176,14 @@ class NoiseMemory(StateModule):
             self.disputed.clamp_(max=disputed)
 
     def _even_rates(self, epoch: DecoyAccumulator) -> list[float]:
-        if not epoch.confusions.numel():
+        """Noise rates spread evenly; 0 where a network errs too much to tell, or C is large."""
+        if are_few(epoch.labels) or not epoch.confusions.numel():
             return [0.0] * len(self.found)
-        return [even_rate(counts) for counts in epoch.confused(SURE, LEAST).cpu().numpy()]
+        confusions = epoch.confused(SURE, LEAST).cpu().numpy()
+        return [
+            even_rate(counts) if known else 0.0
+            for counts, known in zip(confusions, self.known.all(1).tolist(), strict=True)
+        ]
 
     def _look_at_contradictions(self, network: int, counts: Array, even: float) -> None:
         rate, (before, last) = max(contradiction_rate(counts), even), self.seen[network].tolist()
