@@ -171,11 +171,14 @@ def test_what_few_samples_showed_before_every_class_was_predicted_is_forgotten(n
     assert memory.seen_held.tolist() == pytest.approx([0.3, 0.4])
 
 
-@pytest.mark.parametrize(("n", "lost", "seen"), [(100, (), 0.3), (99, (), 0.0), (100, [1], 0.0)])
-def test_even_noise_counts_with_enough_samples_once_all_classes_are_known(n, lost, seen):
+@pytest.mark.parametrize(
+    ("n", "lost", "surest", "seen"),
+    [(100, (), 0.1, 0.3), (100, (), 0.05, 0.2), (90, (), 0.1, 0.1), (100, [1], 0.1, 0.1)],
+)
+def test_even_noise_counts_with_enough_samples_once_all_classes_are_known(n, lost, surest, seen):
     memory = NoiseMemory(2)
     for _ in range(2):
-        shown_ = epoch((0.0, 0.0), (0, 0), n=n)
+        shown_ = epoch((surest, surest), (0, 0), n=n)
         even = 0.7 * torch.eye(4) + 0.1 * (1 - torch.eye(4))
         shown_.confusions[:, :, -1] = (10 * n * even).int()
         for network in lost:

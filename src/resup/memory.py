@@ -20,7 +20,7 @@ __all__ = ["NoiseMemory"]
 DISPUTED, MOSTLY_DISPUTED = 0.35, 0.5  # of the surest predictions, where networks know too little
 MAJORITY = 0.5
 FEW = 100  # samples a class: an epoch of fewer is a short one, which leaves classes unlearnt
-STILL = 4  # times the noise rate seen now is held at most of what was shown before
+STILL = 4  # times what the surest predictions show now is believed at most of other signs
 FIRST_SURPLUS = 0.05  # of the rate seen after the first epoch, when a network still errs most
 FIRST_DOUBT = 0.4  # of its share of errors then: no label is less likely right
 
@@ -45,10 +45,10 @@ class NoiseMemory(StateModule):
 
     Wrong labels are no fewer once they are memorised, so two noise rates are remembered. The one
     *seen*: the highest that two epochs in a row have shown, among the surest predictions or as
-    noise spread evenly (from 100 samples a class on, once every class has been predicted), or that
-    the decoys account for if this is more, but at most four times what the next epoch still showed.
-    The one *found*: the highest that three fits in a row have reached; later fits find no less, up
-    to twice the one seen.
+    noise spread evenly (from 100 samples a class on, once every class has been predicted, and up to
+    four times the former), or that the decoys account for if this is more, but at most four times
+    what the next epoch still showed. The one *found*: the highest that three fits in a row have
+    reached; later fits find no less, up to twice the one seen.
 
     Networks that know little must not choose what to learn from. In a network's first fit, or while
     its rates are forgotten, no label is taken to be less likely right than 0.4 of the share of
@@ -186,7 +186,8 @@ class NoiseMemory(StateModule):
         ]
 
     def _look_at_contradictions(self, network: int, counts: Array, even: float) -> None:
-        rate, (before, last) = max(contradiction_rate(counts), even), self.seen[network].tolist()
+        rate, (before, last) = contradiction_rate(counts), self.seen[network].tolist()
+        rate = max(rate, min(even, STILL * rate))
         held, of_decoys = self.seen_held[network].item(), self.of_decoys[network].item()
         shown = np.min([before, last])  # NaN where one is not known
         if of_decoys >= last:
