@@ -177,13 +177,11 @@ class NoiseMemory(StateModule):
 
     def _even_rates(self, epoch: DecoyAccumulator) -> list[float]:
         """Noise rates spread evenly; 0 where a network errs too much to tell, or C is large."""
-        if are_few(epoch.labels) or not epoch.confusions.numel():
+        if not epoch.confusions.numel():
             return [0.0] * len(self.found)
         confusions = epoch.confused(SURE, LEAST).cpu().numpy()
-        return [
-            even_rate(counts) if known else 0.0
-            for counts, known in zip(confusions, self.known.all(1).tolist(), strict=True)
-        ]
+        tells = (self.known.all(1) & ~are_few(epoch.labels)).tolist()
+        return [even_rate(c) if told else 0.0 for c, told in zip(confusions, tells, strict=True)]
 
     def _look_at_contradictions(self, network: int, counts: Array, even: float) -> None:
         rate, (before, last) = contradiction_rate(counts), self.seen[network].tolist()
