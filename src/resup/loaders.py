@@ -56,10 +56,15 @@ def _parts(whole: Any, *names: str) -> list[Any]:
 Generator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
 
 
+def _owners(loader: Iterable[Any]) -> list[Any]:
+    """List what may hold an order: a loader, its samplers and its data sets."""
+    loader = unwrapped(loader)
+    return [loader, *samplers(loader), *_parts(loader, "dataset")]
+
+
 def generators(loader: Iterable[Any]) -> list[Generator]:
     """List the random generators of a loader, its samplers and its data sets."""
-    loader = unwrapped(loader)
-    owners = [loader, *samplers(loader), *_parts(loader, "dataset")]
+    owners = _owners(loader)
     held = [getattr(owner, "generator", None) for owner in owners]  # also of what is wrapped
     held += [value for owner in owners for value in getattr(owner, "__dict__", {}).values()]
     stateless = random.SystemRandom
@@ -73,10 +78,9 @@ def set_epoch(loader: Iterable[Any], epoch: int) -> None:
     Such as DistributedSampler, and Hugging Face's IterableDataset. The copies of a data set that
     persistent workers hold are not told.
     """
-    loader = unwrapped(loader)
-    for part in [loader, *samplers(loader), *_parts(loader, "dataset")]:
-        if hasattr(part, "set_epoch"):
-            part.set_epoch(epoch)
+    for owner in _owners(loader):
+        if hasattr(owner, "set_epoch"):
+            owner.set_epoch(epoch)
 
 
 def start_workers(loader: Iterable[Any]) -> None:

@@ -474,7 +474,7 @@ class CoTrainer(SavedPair):
         check_pair(*outputs)
         logits_a, logits_b = map(full_precision, outputs)
         stacked = torch.stack([logits_a.detach(), logits_b.detach()])
-        # the first of `fit` alone: the look makes the host wait
+        # the first batch of all alone: the look makes the host wait
         if not torch.compiler.is_compiling() and self.epoch == 0 and self._done.begun == 1:
             _warn_of_probabilities(stacked)
         # the balance counts in any epoch; `_refit` forgets what no fit is to see
