@@ -186,7 +186,13 @@ GOOD = np.full((4, 2), 0.5)
             r"labels must be integers, the columns of the classes, got dtype <U3; `classes, "
             r"labels = np\.unique\(labels, return_inverse=True\)` gives those of cross_val_predict",
         ),
-        ([0, 1, 1, 0], 2 * GOOD, r"got values from 1 to 1 and a sum of 2 in row 0, the first of 4"),
+        (
+            [0, 1, 1, 0],
+            2 * GOOD,
+            r"sum to 1 for each sample, got values from 1 to 1 and a sum of 2 in row 0, "
+            r"the first of 4",
+        ),
+        ([0, 1, 1, 0], np.full((4, 2), np.nan), r"probabilities must be in \[0, 1\].*from nan"),
         ([0, 1, 1, 0], GOOD - 1, r"probabilities must be in \[0, 1\].*from -0\.5 to -0\.5"),
         (
             [0, 1, 1, 0],
