@@ -41,7 +41,7 @@ def test_decoys_go_round_all_other_labels(c, groups):
         assert np.abs(np.cumsum(got.counts - expected.counts)).max() <= 1
 
 
-@pytest.mark.parametrize("c", [2, 3, 20])
+@pytest.mark.parametrize("c", [2, 3, 10, 20])
 def test_contradictions_are_counted_by_class_and_confidence(c):
     logits, targets = 4 * torch.randn(2, 300, c), torch.randint(c, (300,))
     accumulator = DecoyAccumulator(2)
