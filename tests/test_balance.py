@@ -58,6 +58,13 @@ def test_it_counts_but_does_not_scale_until_switched_on():
     assert not balance.sums.any()
 
 
+def test_each_class_begins_with_eight_samples_of_average_weight():
+    balance = switched_on(1)
+    weights, targets = torch.tensor([[0.1, 0.3, 0.8]]), torch.tensor([0, 0, 1])
+    expected = [0.1 * 0.4 / 0.36, 0.3 * 0.4 / 0.36, 0.8 * 0.4 / (4 / 9)]
+    assert balance(weights, targets, 2).tolist() == [pytest.approx(expected)]
+
+
 def test_no_weight_at_all_stays_no_weight():
     weights, targets = torch.zeros(2, 8), torch.zeros(8, dtype=torch.int32)
     assert torch.equal(switched_on()(weights, targets, 3), weights)

@@ -122,6 +122,18 @@ def test_how_many_decoys_there_are_does_not_matter():
     np.testing.assert_allclose(parameters(thrice), parameters(once), rtol=0.02)  # of the bins
 
 
+@pytest.mark.filterwarnings("ignore:the decoys account")
+def test_plausible_noise_shows_once_fifty_decoys_are_the_predicted_class(rng):
+    wrong = rng.random(4000) < 0.3
+    hit = wrong & (rng.random(4000) < 0.25)
+    s = np.where(wrong, rng.beta(2, 3, 4000), rng.beta(12, 1, 4000))
+    decoys = np.where(hit, rng.beta(12, 1, 4000), rng.beta(1, 12, 4000))
+    for n, found in ((49.9, 0.0), (50.1, 0.25), (500.0, 0.25)):
+        weight = np.full(4000, n / 0.25 / 4000)
+        mixture = DecoyMixture().fit(s, decoys, hit_rate=0.25, decoy_weight=weight)
+        assert mixture.noise_rate_ == pytest.approx(found, abs=0.03)
+
+
 def test_clone_pickle_and_repr():
     s, decoys, _ = drawn(n=300)
     mixture = DecoyMixture(tol=1e-2).fit(s, decoys)

@@ -144,6 +144,21 @@ def test_decoys_are_of_classes_that_have_labels():
     accumulator.draw_from(torch.arange(7) == 3)  # from all, as there is no other
     drawn = {accumulator.next_labels(torch.tensor([3]), 7).item() for _ in range(6)}
     assert drawn == {0, 1, 2, 4, 5, 6}
+    accumulator.draw_from((torch.arange(7) == 3) | (torch.arange(7) == 5))
+    assert accumulator.next_labels(torch.tensor([3, 5, 3]), 7).tolist() == [5, 3, 5]
+
+
+def test_wrong_labels_are_spread_over_classes_that_occur():
+    accumulator = DecoyAccumulator()
+    accumulator._make_room(4)
+    accumulator.labels.copy_(torch.tensor([50, 0, 30, 20]))
+    right = accumulator.right_labels(0.5)  # 25 wrong ones of each
+    assert right.tolist() == [25, 0, 5, 0]
+
+
+def test_an_unknown_signal_of_decoys_is_refused_at_once():
+    with pytest.raises(ValueError, match=r"signal must be .* got 'distance'"):
+        DecoyAccumulator(signal="distance")
 
 
 # ---------------------------------------------------------------------------- SampleWeigher

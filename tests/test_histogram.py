@@ -174,6 +174,11 @@ def test_bad_shapes_on_the_device(shape):
         HistogramAccumulator(2).update(torch.zeros(shape), torch.zeros(shape))
 
 
+def test_two_shapes_on_the_device():
+    with pytest.raises(ValueError, match=r"must both have .* got \(2, 4\) and \(4,\)"):
+        HistogramAccumulator(2).update(torch.zeros(2, 4), torch.zeros(4))
+
+
 @pytest.mark.parametrize("shape", [(), (1,), (3, 2), (1, 3)])
 def test_bad_weights_on_the_device(shape):
     with pytest.raises(ValueError, match=r"weights must have shape \(3,\), got"):

@@ -152,6 +152,7 @@ def of_objects(*labels):
             lambda: symmetric_transition(3, 1.5),
             r"rate must be a finite number in \[0, 1\], got 1.5",
         ),
+        (lambda: asymmetric_transition(3, 1.5, {0: 1}), r"rate must be .* in \[0, 1\], got 1.5"),
         (lambda: asymmetric_transition(3, 0.5, {0: 0}), "partner must map a class .* got 0: 0"),
         (lambda: asymmetric_transition(3, 0.5, {0: 3}), "got 0: 3"),
         (lambda: asymmetric_transition(3, 0.5, [1, 2, 0]), "partner must map .* got list"),

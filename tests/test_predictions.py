@@ -162,11 +162,26 @@ def test_filters_of_warnings_stay_as_they_are(monkeypatch):
     assert during == [warnings.filters]
 
 
+@pytest.mark.parametrize("empty", [0, 20])
+def test_decoys_are_all_other_labels_that_occur(empty, monkeypatch):
+    labels, p, _ = predictions(0.2)
+    fit = DecoyMixture.fit
+
+    def look(mixture, s, decoys, **hints):
+        assert hints["hit_rate"] == 1 / (C - 1)
+        assert (len(s), decoys.total) == (N, N * (C - 1))
+        return fit(mixture, s, decoys, **hints)
+
+    monkeypatch.setattr(DecoyMixture, "fit", look)
+    LabelReport.from_predictions(labels, np.pad(p, ((0, 0), (0, empty))))
+
+
 def test_rounding_beyond_0_and_1_is_taken_back():
     labels, p, _ = predictions(0.2)
-    p[0] = np.eye(C)[0]
+    p[0], p[1] = np.eye(C)[0], [0, 0.25, 0.25, 0.25, 0.25]
     expected = LabelReport.from_predictions(labels, p)
     p[0] += [5e-7, -5e-7, 0, 0, 0]
+    p[1, 0] -= 9e-7  # nearly twice as much in a similarity
     got = LabelReport.from_predictions(labels, p)
     np.testing.assert_array_equal(got.clean_probability, expected.clean_probability)
 
@@ -179,6 +194,7 @@ GOOD = np.full((4, 2), 0.5)
     [
         ([0, 1, 1], GOOD, r"labels must have shape \(4,\), got \(3,\)"),
         ([0, 1, 1, 2], GOOD, r"labels must lie in \[0, 2\), got values from 0 to 2"),
+        ([0, 1, 1, -1], GOOD, r"labels must lie in \[0, 2\), got values from -1 to 1"),
         ([0, 1, 1, 0.5], GOOD, r"labels must be integers, got 0\.5"),
         (
             ["cat"] * 4,

@@ -243,15 +243,33 @@ def test_accumulation_sees_the_same_gradient_as_a_larger_batch():
     torch.testing.assert_close(*finals)
 
 
-def test_gradient_clipping_holds_for_each_network():
+def scaled(scaler):
+    return torch.amp.GradScaler("cpu", init_scale=1024.0) if scaler else None
+
+
+@pytest.mark.parametrize("scaler", [False, True])
+def test_gradient_clipping_holds_for_each_network(scaler):
     models = nn.Linear(6, 3), nn.Linear(6, 3)
     before = copy.deepcopy(models)
     sgd = torch.optim.SGD([p for m in models for p in m.parameters()], lr=1.0)
-    CoTrainer(models, sgd, clip_grad_norm=0.01, progress=False).fit(DataLoader(data(64), 64), 1)
+    t = CoTrainer(models, sgd, scaler=scaled(scaler), clip_grad_norm=0.01, progress=False)
+    t.fit(DataLoader(data(64), 64), 1)
     for model, old in zip(models, before, strict=True):
         moved = [a - b for a, b in zip(model.parameters(), old.parameters(), strict=True)]
         norm = torch.cat([m.flatten() for m in moved]).norm()
         assert norm.item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_scaler_takes_its_scale_off_again():
+    finals = []
+    for scaler in (False, True):
+        torch.manual_seed(3)
+        models, train = pair(), data()
+        sgd = torch.optim.SGD([p for m in models for p in m.parameters()], lr=0.1)
+        t = CoTrainer(models, sgd, scaler=scaled(scaler), progress=False)
+        t.fit(DataLoader(train, 32), 2)
+        finals.append(torch.cat([p.detach().flatten() for m in models for p in m.parameters()]))
+    torch.testing.assert_close(*finals)
 
 
 class Wrapped(nn.Module):

@@ -73,6 +73,14 @@ def test_plateaus(mode):
     assert t.history[-1]["lr"] < 0.02
 
 
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_what_plateaus_see(mode):
+    t = scheduled(lambda o: lr_scheduler.ReduceLROnPlateau(o, mode)).fit(loader(), 1, loader())
+    [record] = t.history
+    accuracy = (record["val_accuracy_a"] + record["val_accuracy_b"]) / 2
+    assert t.schedulers[0].best == {"min": record["loss"], "max": accuracy}[mode]
+
+
 def test_steppers_that_need_more():
     for it, found in ((lr_scheduler.StepLR, "<class .*StepLR"), (nn.Linear(1, 1), "Linear")):
         with pytest.raises(TypeError, match=f"scheduler must be an object .*, got {found}"):

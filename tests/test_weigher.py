@@ -255,6 +255,16 @@ def test_that_most_labels_are_wrong_takes_three_fits():
         assert weights == pytest.approx([weight, weight], abs=0.05)
 
 
+def test_a_majority_found_before_keeps_classes_their_share():
+    weigher = SampleWeigher(DecoyMixture())
+    for held, balanced in ((0.0, False), (0.6, True)):
+        weigher.memory.found_held.fill_(held)
+        for _ in range(2):
+            show(weigher, 0.6)
+        assert max(weigher.noise_rates_) < 0.5
+        assert weigher.balanced == balanced
+
+
 @pytest.mark.parametrize("shape", [(5, 3), (1, 5, 3), (3, 5, 3), (2, 5, 3, 1)])
 def test_logits_of_other_networks(shape):
     weigher = SampleWeigher()
