@@ -94,9 +94,10 @@ def test_batches_as_they_are_ready_mean_nothing():
     loader.in_order = False  # an option of newer versions of torch
     with pytest.raises(ValueError, match="loader gives batches as they are ready"):
         loaders.check_order(loader)
-    in_process = DataLoader(data(), 40)
+    in_process, with_workers = DataLoader(data(), 40), DataLoader(data(), 40, num_workers=1)
     in_process.in_order = False
-    loaders.check_order(in_process)
+    for fine in (in_process, with_workers):
+        loaders.check_order(fine)
 
 
 def test_a_loader_is_told_the_epoch():

@@ -13,7 +13,7 @@ from mixtures import (
 from resup import (
     BetaMixture,
 )
-from resup.em import Mixture, fit_mixture
+from resup.em import Mixture, fit_mixture, moment_shapes
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
@@ -180,3 +180,9 @@ def test_the_default_is_near_the_true_posterior(recorded, slack, seed):
     briers = [((m.predict_proba(s)[:, 1] - right) ** 2).mean() for m in (fitted, truth)]
     assert briers[0] < briers[1] + slack
     assert not fitted.degenerate_
+
+
+def test_moments_at_the_border_stay_a_beta():
+    alphas, betas = moment_shapes(np.array([0.0, 1.0]), np.array([[0.2, 0.2], [0.3, 0.1]]))
+    np.testing.assert_allclose(alphas / (alphas + betas), [0.5, 0.25])
+    np.testing.assert_allclose(alphas + betas, 1 / 0.999 - 1)  # of the largest variance there is

@@ -158,6 +158,24 @@ def test_the_last_column_is_the_clean_one_wherever_it_was(order, similarities):
         assert proba[1, -1] > 0.8
 
 
+@pytest.mark.parametrize("share", [0.05, 0.95])
+def test_of_two_estimates_the_one_of_higher_mean_is_the_clean_one(share, rng):
+    high = rng.random(1000) < share
+    s = np.where(high, rng.beta(9, 2, 1000), rng.beta(2, 9, 1000))
+    proba = AnyMixture(GaussianMixture(2)).fit(s).predict_proba(s)
+    assert proba[high, -1].mean() > 0.8
+    assert proba[~high, -1].mean() < 0.2
+
+
+def test_rounding_of_an_estimator_is_taken_back(similarities):
+    class Rounded(Sigmoid):
+        def predict_proba(self, X):
+            return np.where(super().predict_proba(X) > 0.5, 1 + 9e-7, -9e-7)
+
+    proba = AnyMixture(Rounded()).fit(similarities).predict_proba([0.1, 0.9])
+    np.testing.assert_array_equal(proba, [[1, 0], [0, 1]])
+
+
 @pytest.mark.parametrize("n", [1, 37, ROWS, ROWS + 1, 123_456])
 def test_rows_have_the_shares_of_the_histogram(n, rng):
     counts = rng.multinomial(n, rng.dirichlet(np.full(2432, 0.05)))
