@@ -121,6 +121,18 @@ def test_a_damaged_weight(saved):
         trainer.fit(loader, 2, resume=path)
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.serialization, "set_crc32_options"), reason="torch writes them always"
+)
+def test_a_file_without_checksums(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        save_checkpoint({"weight": torch.ones(100)}, tmp_path / "c.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert load_checkpoint(tmp_path / "c.pt")["weight"].sum() == 100
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="has no pipes of the kind")
 def test_a_path_that_can_be_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
