@@ -156,6 +156,7 @@ def test_words_are_no_similarities():
         ([[1.0], [1.0]], r"sample_weight must have shape \(2,\), got \(2, 1\)"),
         ([1.0, -1.0], "sample_weight must be finite and not negative"),
         ([1.0, np.nan], "sample_weight must be finite and not negative"),
+        ([1.0, np.inf], "sample_weight must be finite and not negative"),
         ([0.0, 0.0], "must have a sample of positive weight, got a sum of zero"),
         ([1e308] * 2, "sample_weight must have a finite sum"),
         (["a"] * 2, "sample_weight must be real numbers, got dtype <U1"),

@@ -438,7 +438,7 @@ def test_an_empty_loader():
     none = torch.empty(0, 6), torch.empty(0, dtype=torch.int64)
     for empty in ([], [none]):
         t = trainer((nn.Linear(6, 3), nn.Linear(6, 3)))
-        with pytest.raises(ValueError, match="train_loader gave no sample"):
+        with pytest.raises(ValueError, match=r"train_loader gave no sample$"):
             t.fit(empty, 1)
         with pytest.raises(ValueError, match="gave no sample"):
             t.evaluate(empty)
@@ -453,6 +453,33 @@ def test_an_empty_loader():
 def test_batches_that_are_no_pair():
     with pytest.raises(TypeError, match=r"a batch must be a pair .*, got dict; pass unpack="):
         trainer().fit(DataLoader(DictData(), 16), 1)
+    with pytest.raises(TypeError, match=r"a batch must be a pair .*, got Tensor; pass unpack="):
+        trainer().fit([torch.randn(2, 6)], 1)
+
+
+class Inputs:
+    """As tokenizers make them: no tensor, but it can be moved."""
+
+    def __init__(self, x, moved_to=None):
+        self.x, self.moved_to = x, moved_to
+
+    def to(self, device):
+        return Inputs(self.x.to(device), device)
+
+
+class Moved(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = net()
+
+    def forward(self, inputs):
+        assert inputs.moved_to == torch.device("cpu")
+        return self.net(inputs.x)
+
+
+def test_inputs_of_any_kind_that_can_be_moved_are_moved():
+    x, y = data(64).tensors
+    assert trainer((Moved(), Moved())).fit([(Inputs(x), y)], 1).epoch == 1
 
 
 def test_a_loss_that_is_not_finite_names_its_step():
