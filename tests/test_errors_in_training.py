@@ -180,6 +180,9 @@ def test_what_callbacks_recorded_comes_back(tmp_path):
     for before, after in zip(histories, again, strict=True):
         np.testing.assert_array_equal(before.probability, after.probability[:2])
     assert trainer().fit(loader, 3, resume=path).epoch == 3
+    added = ProbabilityHistory(loader)
+    trainer(callbacks=[*histories, added]).fit(loader, 3, resume=path)
+    assert added.epochs == [3]
     assert first.epoch == 2
 
 
