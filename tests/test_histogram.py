@@ -164,6 +164,11 @@ def test_bad_counts():
         SimilarityHistogram([1, 2, 3])
     with pytest.raises(ValueError, match="not negative"):
         SimilarityHistogram(-np.ones(N_BINS))
+    for bad in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="counts must be finite"):
+            SimilarityHistogram(np.full(N_BINS, bad))
+    with pytest.raises(TypeError, match="unsupported operand"):
+        SimilarityHistogram() + 1
     with pytest.raises(ValueError, match="counts must be real numbers, got dtype complex128"):
         SimilarityHistogram(np.full(N_BINS, 1j))
 

@@ -152,6 +152,9 @@ def test_torchscript_free_pickle(tmp_path):
             "both networks must be on one device",
         ),
         ({"targets": torch.zeros(6)}, TypeError, "targets must be an integer tensor"),
+        ({"targets": [0] * 6}, TypeError, "targets must be an integer tensor .* got list"),
+        ({"targets": torch.zeros(6) > 0}, TypeError, "targets must be .* got .*bool"),
+        ({"targets": torch.zeros(6) * 1j}, TypeError, "targets must be .* got .*complex64"),
         ({"targets": torch.full((6,), 5)}, ValueError, r"targets must lie in \[0, 5\)"),
         ({"weights_a": None}, ValueError, "both be given or both be left out"),
         (
@@ -175,6 +178,14 @@ def test_unknown_reduction():
         ConsistencyLoss("avg")
     with pytest.raises(ValueError, match="reduction must be one of"):
         SymmetricKLLoss("avg")
+    a, b, y, *_ = batch()
+    for loss, given in (
+        (cross_weighted_loss, (a, b, y)),
+        (consistency_loss, (a, b)),
+        (symmetric_kl_loss, (a, b)),
+    ):
+        with pytest.raises(ValueError, match="reduction must be one of"):
+            loss(*given, reduction="avg")
 
 
 def test_weights_that_are_no_tensors():
