@@ -50,6 +50,7 @@ html_sidebars = {
         "recipes",
         "distributed",
         "mixtures",
+        "mixtures_measured",
         "results",
         "tried",
         "paper_to_code",

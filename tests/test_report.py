@@ -286,9 +286,14 @@ def test_reports_can_be_compared_and_hashed(run):
 
 
 def test_tensorboard(tmp_path):
-    pytest.importorskip("tensorboard")
-    short_run([TensorBoardLogger(tmp_path)])
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    history = short_run([TensorBoardLogger(tmp_path)]).history
     assert list(tmp_path.glob("events.*"))
+    written = events.EventAccumulator(str(tmp_path)).Reload()
+    for key in history[-1]:
+        values = {event.step: event.value for event in written.Scalars(key)}
+        expected = {record["epoch"]: record[key] for record in history if key in record}
+        assert values == pytest.approx(expected, rel=1e-6)
 
 
 def test_probabilities_over_the_epochs():
