@@ -213,6 +213,7 @@ def test_an_estimator_is_cloned_and_seeded():
 def test_similarities_all_alike_are_all_right():
     mixture = AnyMixture(GaussianMixture(2)).fit([0.5] * 10)
     assert mixture.degenerate_
+    assert mixture.predict_proba([0.1, 0.9]).tolist() == [[1], [1]]
     assert (TablePosterior().load(mixture)(*logs([0.1, 0.9])) == 1).all()
 
 

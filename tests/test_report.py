@@ -296,6 +296,19 @@ def test_tensorboard(tmp_path):
         assert values == pytest.approx(expected, rel=1e-6)
 
 
+def test_probabilities_of_other_labels_each_epoch():
+    x = torch.randn(100, 4)
+    y = (x[:, 0] > 0).long()
+    shrinking = [[(x, y)], [(x[:90], y[:90])]]
+
+    class Changes:
+        def __iter__(self):
+            return iter(shrinking.pop(0))
+
+    with pytest.raises(ValueError, match=r"loader must give the same labels .* got 90 after 100"):
+        short_run([ProbabilityHistory(Changes())])
+
+
 def test_probabilities_over_the_epochs():
     x = torch.randn(100, 4)
     loader = DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), 30)

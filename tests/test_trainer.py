@@ -455,6 +455,8 @@ def test_batches_that_are_no_pair():
         trainer().fit(DataLoader(DictData(), 16), 1)
     with pytest.raises(TypeError, match=r"a batch must be a pair .*, got Tensor; pass unpack="):
         trainer().fit([torch.randn(2, 6)], 1)
+    with pytest.raises(TypeError, match=r"unpack must return a pair .*, got tuple of 3"):
+        trainer(unpack=lambda batch: (*batch, None)).fit(DataLoader(data(), 16), 1)
 
 
 class Inputs:
