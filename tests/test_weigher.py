@@ -226,7 +226,7 @@ def test_weights_are_sharper_where_decoys_account_for_the_noise():
 def test_a_noise_rate_that_is_known_is_that_of_the_weights(rate):
     """From the first fit on, though it is over one half, and whatever is memorised."""
     weigher = SampleWeigher(DecoyMixture(noise_rate=rate))
-    for epoch, memorised in enumerate((0, 0.6)):
+    for epoch, memorised in enumerate((0, 0.6, 0.95)):
         logits, targets = show(weigher, memorised, seed=epoch)
         assert weigher.noise_rates_ == [rate, rate]
         weights = weigher(logits, targets, record=False)
