@@ -169,6 +169,7 @@ def of_objects(*labels):
             r"labels must lie in \[0, 3\), got values from 0 to 3",
         ),
         (lambda: apply_transition([0.0], np.eye(3), 0), "labels must be integers"),
+        (lambda: apply_transition([[0]], np.eye(3), 0), "labels must be integers"),
         (lambda: apply_transition([0], np.ones((3, 3)), 0), "rows that are distributions.* 3$"),
         (lambda: apply_transition([0], np.ones((3, 2)), 0), r"transition must have shape \(C, C\)"),
         (

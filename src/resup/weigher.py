@@ -364,7 +364,7 @@ class SampleWeigher(StateModule):
 
     def _set_balance(self, network: int, rate: float, majority: bool, unfair: bool) -> None:
         self.balance.on[network] = unfair
-        self.balance.least_mean[network] = max(0.0, 1 - MOST * rate)
+        self.balance.least_mean[network] = 1 - MOST * rate
         if majority:  # equal weights of all classes do it then
             self.alignment.log_shares[network] = 0
             self.balance.least[network] = 0
