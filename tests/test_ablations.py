@@ -30,9 +30,12 @@ def test_weights_of_each_variant(options, expected):
     assert (t.weigher.sharpness == 1) == (t.weight_threshold is not None)
 
 
-def test_similarities_from_a_pass_are_those_of_the_trained_networks():
+@pytest.mark.parametrize("balanced", [False, True])
+def test_similarities_from_a_pass_are_those_of_the_trained_networks(balanced):
     t, train = trainer(similarities="pass"), data()
     loader = DataLoader(train, 32)
+    t.fit(loader, 1)
+    t.weigher.balanced = balanced  # then steps are recorded too, for the shares of the classes
     t.fit(loader, 2)
     counts = t.weigher.fitted_counts.clone()
     for logits, y in t._predict(loader):

@@ -254,6 +254,7 @@ def test_going_on_with_a_shorter_loader():
     t.load_state_dict(states[5])
     with pytest.raises(ValueError, match="must give 8 batches as when this epoch was begun, got 4"):
         t.fit(DataLoader(data(240), 60), 2)
+    assert t._done.steps == 6  # which are not done again
     assert t.fit(DataLoader(data(240), 30), 2).epoch == 2
 
 

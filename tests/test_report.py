@@ -82,7 +82,7 @@ def test_bad_probabilities(values, message):
 
 
 @pytest.mark.parametrize("name", ["caution", "hidden"])
-@pytest.mark.parametrize("value", [-1, np.nan, np.inf])
+@pytest.mark.parametrize("value", [-1, np.nan, np.inf, "1"])
 def test_bad_parameters_of_q_values_are_named(name, value):
     with pytest.raises(ValueError, match=f"{name} must"):
         q_values([0.5], **{name: value})
