@@ -75,8 +75,12 @@ def test_the_odds_are_cut_to_where_they_rise(a, b):
     from resup.odds import LogOdds
 
     s = np.linspace(0, 1, 1001)
-    odds = LogOdds(a, b, 0.3).rising()
+    whole = LogOdds(a, b, 0.3)
+    odds = whole.rising()
     assert (np.diff(expit(odds(s))) >= 0).all()
+    rises = np.diff(whole(s), prepend=whole(0.0), append=whole(1.0)) > 0
+    kept = rises[:-1] & rises[1:]
+    np.testing.assert_array_equal(odds(s)[kept], whole(s)[kept])
     if a >= 0 >= b:
         assert (odds.low, odds.high) == (LogOdds(a, b, 0).low, LogOdds(a, b, 0).high)
 
