@@ -122,6 +122,14 @@ def test_how_many_decoys_there_are_does_not_matter():
     np.testing.assert_allclose(parameters(thrice), parameters(once), rtol=0.02)  # of the bins
 
 
+def test_hard_samples_that_show_no_noise_are_believed_up_to_a_trace(rng):
+    s = np.where(rng.random(4000) < 0.3, rng.beta(2, 2, 4000), rng.beta(20, 1, 4000))
+    with pytest.warns(ConvergenceWarning, match="noise rate of 0.00 where 0.01 is likelier"):
+        mixture = DecoyMixture().fit(s, rng.beta(1, 20, 4000), hit_rate=0.1, seen_rate=0.0)
+    assert mixture.agreement_ == pytest.approx((0.05 / 0.06) ** 4, abs=1e-3)
+    assert mixture.noise_rate_ < 0.01
+
+
 @pytest.mark.filterwarnings("ignore:the decoys account")
 def test_plausible_noise_shows_once_fifty_decoys_are_the_predicted_class(rng):
     wrong = rng.random(4000) < 0.3

@@ -116,6 +116,15 @@ def test_a_component_that_vanished_is_told(zeros):
     assert mixture.degenerate_
 
 
+def test_a_last_component_without_samples_is_told(rng):
+    start = [[1, 1e-9], [1, 2], [2, 1]]
+    for mixture in (BetaMixture(3), BetaMixture(m_step="moments", init=start, max_iter=1, tol=0)):
+        with pytest.warns(ConvergenceWarning, match=r"components; every posterior is 1$"):
+            mixture.fit(rng.beta(1, 60, 4000))
+        assert mixture.weights_[-1] < 1e-4
+        assert mixture.degenerate_
+
+
 def test_few_wrong_labels_among_many_are_found():
     mixture = BetaMixture().fit(np.repeat([0.01, 0.02, 0.98, 0.99], [10, 10, 50_000, 50_000]))
     assert not mixture.degenerate_
