@@ -44,6 +44,15 @@ def test_similarities_from_a_pass_are_those_of_the_trained_networks(balanced):
     assert t.models[0].training
 
 
+def test_a_pass_draws_an_order_of_its_own():
+    drawn = [torch.Generator().manual_seed(0) for _ in range(2)]
+    shuffled = [DataLoader(data(), 32, shuffle=True, generator=g) for g in drawn]
+    trainer(similarities="pass").fit(shuffled[0], 1)
+    for _ in range(2):
+        list(shuffled[1])
+    assert torch.equal(drawn[0].get_state(), drawn[1].get_state())
+
+
 def test_refits_at_intervals():
     t = trainer(refit_every=2)
     loader = DataLoader(data(), 32)

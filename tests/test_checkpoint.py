@@ -121,6 +121,18 @@ def test_a_damaged_weight(saved):
         trainer.fit(loader, 2, resume=path)
 
 
+def test_the_scale_of_float16_goes_on(tmp_path):
+    path, loader = tmp_path / "c.pt", DataLoader(data(), 40)
+    scales = [torch.amp.GradScaler("cpu", init_scale=scale) for scale in (1024.0, 8.0)]
+    for epochs, scaler in enumerate(scales, 1):
+        trainer(scaler=scaler).fit(loader, epochs, checkpoint=path, resume=path)
+        assert scaler.get_scale() == 1024
+    without = load_checkpoint(path)
+    del without["scaler"]
+    with pytest.raises(ValueError, match="state lacks scaler"):
+        trainer(scaler=scales[0]).load_state_dict(without)
+
+
 @pytest.mark.skipif(
     not hasattr(torch.serialization, "set_crc32_options"), reason="torch writes them always"
 )
