@@ -11,7 +11,7 @@ from small import adam, assert_same, data, net, pair, trainer
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
 from resup import BetaMixture, CoTrainer, SampleWeigher, SymmetricKLLoss
@@ -272,39 +272,6 @@ def test_a_scaler_takes_its_scale_off_again():
     torch.testing.assert_close(*finals)
 
 
-class Wrapped(nn.Module):
-    """A model in the style of Hugging Face: keyword inputs, an object as output."""
-
-    def __init__(self, as_mapping):
-        super().__init__()
-        self.net, self.as_mapping = net(), as_mapping
-
-    def forward(self, pixels, scale=None):
-        logits = self.net(pixels * scale)
-        return {"logits": logits} if self.as_mapping else type("Output", (), {"logits": logits})()
-
-
-class DictData(Dataset):
-    def __init__(self):
-        self.x, self.y = data(64).tensors
-
-    def __len__(self):
-        return len(self.x)
-
-    def __getitem__(self, i):
-        return {"pixels": self.x[i], "scale": torch.ones(1), "labels": self.y[i]}
-
-
-def unpack(batch):
-    return {k: v for k, v in batch.items() if k != "labels"}, batch["labels"]
-
-
-def test_mappings_in_and_objects_out():
-    t = trainer((Wrapped(True), Wrapped(False)), unpack=unpack)
-    t.fit(DataLoader(DictData(), 16), 2)
-    assert t.clean_probability(DataLoader(DictData(), 16)).shape == (64,)
-
-
 def test_bfloat16_autocast():
     t = trainer(autocast=torch.bfloat16)
     t.fit(DataLoader(data(), 32), 6, DataLoader(data(), 32))
@@ -448,40 +415,6 @@ def test_an_empty_loader():
     once = (batch for batch in DataLoader(data(), 32))
     with pytest.raises(ValueError, match="train_loader gave no sample to the pass"):
         trainer(similarities="pass").fit(once, 1)
-
-
-def test_batches_that_are_no_pair():
-    with pytest.raises(TypeError, match=r"a batch must be a pair .*, got dict; pass unpack="):
-        trainer().fit(DataLoader(DictData(), 16), 1)
-    with pytest.raises(TypeError, match=r"a batch must be a pair .*, got Tensor; pass unpack="):
-        trainer().fit([torch.randn(2, 6)], 1)
-    with pytest.raises(TypeError, match=r"unpack must return a pair .*, got tuple of 3"):
-        trainer(unpack=lambda batch: (*batch, None)).fit(DataLoader(data(), 16), 1)
-
-
-class Inputs:
-    """As tokenizers make them: no tensor, but it can be moved."""
-
-    def __init__(self, x, moved_to=None):
-        self.x, self.moved_to = x, moved_to
-
-    def to(self, device):
-        return Inputs(self.x.to(device), device)
-
-
-class Moved(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.net = net()
-
-    def forward(self, inputs):
-        assert inputs.moved_to == torch.device("cpu")
-        return self.net(inputs.x)
-
-
-def test_inputs_of_any_kind_that_can_be_moved_are_moved():
-    x, y = data(64).tensors
-    assert trainer((Moved(), Moved())).fit([(Inputs(x), y)], 1).epoch == 1
 
 
 def test_a_loss_that_is_not_finite_names_its_step():
