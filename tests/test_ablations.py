@@ -10,7 +10,7 @@ from small import data, label_probability, trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 from resup import SymmetricKLLoss, cosine_label_similarity
-from resup.losses import consistency_loss, symmetric_kl_loss
+from resup.losses import consistency_loss, cross_weighted_loss, symmetric_kl_loss
 from resup.similarity import scaled_loss_signal
 
 
@@ -63,6 +63,18 @@ def test_refits_at_intervals():
     t.fit(loader, 3)
     assert t.weigher.mixtures_ is not first
     assert t.weigher.fitted_counts.sum() == 2 * 160
+
+
+def test_the_cross_weighted_loss_may_be_another():
+    def doubled(*given):
+        return 2 * cross_weighted_loss(*given)
+
+    t, (x, y) = trainer(cross_weighted=doubled), data().tensors
+    mine = t.train_step(x, y)
+    t.cross_weighted = cross_weighted_loss
+    plain = t.train_step(x, y)
+    torch.testing.assert_close(mine["cross_entropy"], 2 * plain["cross_entropy"])
+    torch.testing.assert_close(mine["loss"], 2 * plain["loss"])
 
 
 def test_any_consistency():

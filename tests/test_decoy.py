@@ -42,6 +42,16 @@ def test_what_a_fit_tells():
     assert mixture.sample(5)[0].shape == (5, 1)
 
 
+def test_fit_predict_takes_what_fit_takes():
+    s, decoys, _ = drawn()
+    expected = DecoyMixture().fit(s, decoys, hit_rate=1 / 9).predict(s)
+    assert 0 < expected.sum() < len(s)
+    for given in ((s, decoys), (s,)):
+        by_name = {} if len(given) == 2 else {"decoys": decoys}
+        found = DecoyMixture().fit_predict(*given, hit_rate=1 / 9, **by_name)
+        np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("rate", [0, 0.05, 0.3, 0.7, 1])
 @pytest.mark.parametrize("hints", [{}, {"hit_rate": 1 / 9, "seen_rate": 0.5, "least_rate": 0.6}])

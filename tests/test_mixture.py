@@ -278,6 +278,16 @@ def test_fit_predict():
     np.testing.assert_array_equal(BetaMixture().fit_predict(s), BetaMixture().fit(s).predict(s))
 
 
+@pytest.mark.parametrize(
+    "mixture", [BetaMixture(), BetaMixture(prior=0), BetaMixture(3), BetaMixture(1)]
+)
+def test_noise_rate_is_the_mean_posterior_of_all_but_the_last(mixture):
+    s, weight = draw(TWO, 300), np.arange(300) % 3
+    proba = mixture.fit(s, sample_weight=weight).predict_proba(s)
+    assert mixture.noise_rate_ == pytest.approx(weight @ (1 - proba[:, -1]) / weight.sum())
+    assert (mixture.noise_rate_ > 0.1) == (mixture.n_components > 1)
+
+
 def test_any_integer_counts_components(rng):
     s = rng.beta(2, 3, 300)
     search = GridSearchCV(BetaMixture(prior=0), {"n_components": np.arange(1, 4)}).fit(s[:, None])

@@ -166,7 +166,9 @@ def test_the_last_column_is_the_clean_one_wherever_it_was(order, similarities):
 def test_of_two_estimates_the_one_of_higher_mean_is_the_clean_one(share, rng):
     high = rng.random(1000) < share
     s = np.where(high, rng.beta(9, 2, 1000), rng.beta(2, 9, 1000))
-    proba = AnyMixture(GaussianMixture(2)).fit(s).predict_proba(s)
+    mixture = AnyMixture(GaussianMixture(2)).fit(s)
+    proba = mixture.predict_proba(s)
+    assert mixture.noise_rate_ == pytest.approx(proba[:, 0].mean(), abs=1e-3)  # fitted in bins
     assert proba[high, -1].mean() > 0.8
     assert proba[~high, -1].mean() < 0.2
 

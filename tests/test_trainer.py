@@ -382,6 +382,7 @@ def test_settings_out_of_range(option, message):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
+        ({"cross_weighted": 1.0}, "cross_weighted must be callable, got 1.0"),
         ({"consistency": "kl"}, "consistency must be callable, got 'kl'"),
         ({"unpack": "x"}, "unpack must be callable, got 'x'"),
         ({"scaler": True}, "scaler must be an object with scale and unscale_ and .*, got True"),

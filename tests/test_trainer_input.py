@@ -206,11 +206,15 @@ def test_all_callbacks_are_told_of_the_end():
     assert sorted(told) == ["a", "b"]
 
 
-def test_a_consistency_that_is_no_scalar_is_named():
+def test_a_loss_that_is_no_scalar_is_named():
     with pytest.raises(
-        ValueError, match=r"must return a scalar Tensor, got torch.Size\(\[40, 3\]\)"
+        ValueError, match=r"consistency must return a scalar Tensor, got torch.Size\(\[40, 3\]\)"
     ):
         trainer(consistency=nn.MSELoss(reduction="none"), warmup_epochs=0).fit(loader(), 1)
+    with pytest.raises(
+        ValueError, match="cross_weighted must return a scalar Tensor, got NoneType"
+    ):
+        trainer(cross_weighted=lambda *given: None).fit(loader(), 1)
 
 
 def test_frozen_parts_stay_in_eval_mode():

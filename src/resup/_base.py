@@ -56,7 +56,9 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
             Rows sum to 1. The **last** column, the component of highest mean, is the probability
             that a label is right; but for rounding it never falls as the similarity grows.
         """
-        x = self._samples(X)
+        return self._proba(self._samples(X))
+
+    def _proba(self, x: Array) -> Array:
         if self.log_odds_ is not None:
             odds = self.log_odds_(x)
             proba = np.zeros((len(x), len(self.weights_)))

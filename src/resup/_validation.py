@@ -153,5 +153,24 @@ def check_schedulers(schedulers: Sequence[Any], optimizers: Sequence[Optimizer])
             )
 
 
+def check_scalar(name: str, value: Any) -> None:
+    """Raise unless a loss returned a tensor of one number."""
+    if not isinstance(value, Tensor) or value.shape:
+        found = getattr(value, "shape", type(value).__name__)
+        raise ValueError(f"{name} must return a scalar Tensor, got {found}")
+
+
+def warn_of_probabilities(logits: Tensor) -> None:
+    """Warn if logits (2, N, C) look like the outputs of a softmax."""
+    rows = (logits >= 0).all(-1) & ((logits.sum(-1) - 1).abs() < 1e-3)
+    shares = rows.float().mean(1).tolist()  # NaN where there is no sample
+    if names := [f"network {x}" for x, share in zip("AB", shares, strict=True) if share == 1]:
+        warnings.warn(
+            f"the outputs of {' and '.join(names)} look like probabilities, but models must give "
+            "logits: leave out the softmax at their end",
+            stacklevel=6,
+        )
+
+
 def _kind(value: Any) -> Any:
     return value.dtype if isinstance(value, Tensor) else type(value).__name__

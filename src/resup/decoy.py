@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 from typing_extensions import Self
 
@@ -244,6 +244,10 @@ class DecoyMixture(SimilarityMixture):
         elif self.tol and not self.converged_:
             warn(f"EM did not converge in {self.max_iter} iterations; raise max_iter or tol")
         return self
+
+    def fit_predict(self, X: Any, decoys: Any = None, **fit_params: Any) -> NDArray[np.intp]:
+        """Fit, then predict the same samples."""
+        return self.fit(X, decoys, **fit_params).predict(X)
 
     def _check_parameters(self) -> None:
         if self.noise_rate is not None:

@@ -63,6 +63,8 @@ class BetaMixture(SimilarityMixture):
     ----------
     weights_, alphas_, betas_, means_ : ndarray of shape (n_components,)
         Of the components, ascending in mean.
+    noise_rate_ : float
+        Share of wrong labels: the mean probability of not being of the last component.
     n_iter_ : int
         EM iterations made.
     converged_ : bool
@@ -219,6 +221,7 @@ class BetaMixture(SimilarityMixture):
                 )
         if self.degenerate_ or self.n_components == 1:
             self.log_odds_ = ALWAYS_RIGHT
+        self.noise_rate_ = 1 - min(float(w @ self._proba(x)[:, -1] / w.sum()), 1.0)
         if self.degenerate_:
             warn(why)
         elif self.n_components > 1 and at_zero > MANY and 1 - fitted.weights[-1] < 0.9 * at_zero:

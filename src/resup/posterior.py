@@ -210,6 +210,8 @@ class AnyMixture:
         The fitted clone.
     order_ : ndarray of int
         Its columns in ascending order of their mean similarity; empty if nothing was fitted.
+    noise_rate_ : float
+        Share of wrong labels: the mean probability of not being of the last component.
     degenerate_ : bool
         True if all similarities are alike, so that nothing was fitted and every posterior is 1, or
         if the estimator says so of itself.
@@ -253,6 +255,7 @@ class AnyMixture:
         estimator = clone(self.estimator, safe=False)
         if np.count_nonzero(counts) < 2:
             self.estimator_, self.order_, self.degenerate_ = estimator, np.arange(0), True
+            self.noise_rate_ = 0.0
             return self
         if hasattr(estimator, "get_params"):
             given = estimator.get_params().items()
@@ -265,6 +268,7 @@ class AnyMixture:
         mass = counts @ proba
         means = (counts * CENTRES) @ proba / np.where(mass > 0, mass, np.inf)
         self.estimator_, self.order_ = estimator, np.argsort(means, kind="stable")
+        self.noise_rate_ = 1 - min(float(mass[self.order_[-1]] / total), 1.0)
         self.degenerate_ = bool(getattr(estimator, "degenerate_", False))
         return self
 

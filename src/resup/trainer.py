@@ -21,7 +21,13 @@ from typing_extensions import Self
 
 from . import loaders, stepping
 from ._checks import check_choice, check_methods, check_number
-from ._validation import check_optimizers, check_pair, check_schedulers
+from ._validation import (
+    check_optimizers,
+    check_pair,
+    check_scalar,
+    check_schedulers,
+    warn_of_probabilities,
+)
 from .callbacks import Callback
 from .checkpoint import check_path, on_sigterm, random_states, set_random_states
 from .distributed import check_alike, explain_loss, is_distributed, unwrap
@@ -66,6 +72,9 @@ class CoTrainer(SavedPair):
         mode "max" the mean accuracy of both networks on the `val_loader`.
     consistency_weight : float, default=5.0
         :math:`\lambda`; with 0 the consistency loss is not computed.
+    cross_weighted : callable, default=CrossWeightedLoss()
+        Maps logits of A and B, targets, and weights given by A and by B to a scalar; another one
+        may smooth labels, say.
     consistency : callable, default=ConsistencyLoss()
         Maps the logits of both networks to a scalar.
     warmup_epochs : int or math.inf, default=1
@@ -120,9 +129,6 @@ class CoTrainer(SavedPair):
         `val_loader` ``val_accuracy_a``, ``val_accuracy_b``.
         ``consistency`` is there after `warmup_epochs`, unless its weight is 0, the noise rates once
         there are mixtures.
-    cross_weighted : callable
-        Maps logits of A and B, targets, and weights given by A and by B to a scalar;
-        `CrossWeightedLoss()` unless it is set to another, as for label smoothing.
     should_stop : bool
         Set to True, in every process, it ends `fit` after the epoch; the next `fit` goes on.
     weigher : SampleWeigher
@@ -165,6 +171,7 @@ class CoTrainer(SavedPair):
         scheduler: Any = None,
         *,
         consistency_weight: float = 5.0,
+        cross_weighted: Callable[..., Tensor] | None = None,
         consistency: Callable[[Tensor, Tensor], Tensor] | None = None,
         warmup_epochs: float = 1,
         mixture: Any = None,
@@ -200,8 +207,9 @@ class CoTrainer(SavedPair):
             isinstance(clip_grad_norm, Real) and clip_grad_norm > 0
         ):
             raise ValueError(f"clip_grad_norm must be larger than 0, got {clip_grad_norm!r}")
-        if consistency is not None:
-            check_methods("consistency", consistency, "__call__")
+        for name, loss in {"cross_weighted": cross_weighted, "consistency": consistency}.items():
+            if loss is not None:
+                check_methods(name, loss, "__call__")
         if scaler is not None:
             check_methods("scaler", scaler, "scale", "unscale_", "step", "update")
         self.callbacks = _listed(callbacks)
@@ -212,6 +220,7 @@ class CoTrainer(SavedPair):
         check_choice("similarities", similarities, ("step", "pass"))
         check_choice("exchange", exchange, ("swap", "own", "mean"))
         self.consistency_weight = consistency_weight
+        self.cross_weighted = CrossWeightedLoss() if cross_weighted is None else cross_weighted
         self.consistency = ConsistencyLoss() if consistency is None else consistency
         self.warmup_epochs = warmup_epochs
         self.similarities = similarities
@@ -227,7 +236,6 @@ class CoTrainer(SavedPair):
         self.weigher = SampleWeigher(mixture, signal=signal).to(self.device)
         if weight_threshold is not None:
             self.weigher.sharpness = 1.0  # the threshold is on posteriors
-        self.cross_weighted = CrossWeightedLoss()
         self.epoch = 0
         self.history = []
         self.should_stop = False
@@ -476,19 +484,18 @@ class CoTrainer(SavedPair):
         stacked = torch.stack([logits_a.detach(), logits_b.detach()])
         # the first batch of all alone: the look makes the host wait
         if not torch.compiler.is_compiling() and self.epoch == 0 and self._done.begun == 1:
-            _warn_of_probabilities(stacked)
+            warn_of_probabilities(stacked)
         # the balance counts in any epoch; `_refit` forgets what no fit is to see
         record = self.weigher.balanced or (self.similarities == "step" and self._refit_follows)
         posteriors = self.weigher(stacked, targets, record=record)
         weights_a, weights_b = self.weights(posteriors)
         cross_entropy = self.cross_weighted(logits_a, logits_b, targets, weights_a, weights_b)
+        check_scalar("cross_weighted", cross_entropy)
         values = {"cross_entropy": cross_entropy}
         loss = cross_entropy
         if self.consistency_weight and self.epoch >= self.warmup_epochs:
             values["consistency"] = consistency = self.consistency(logits_a, logits_b)
-            if not isinstance(consistency, Tensor) or consistency.shape:
-                found = getattr(consistency, "shape", type(consistency).__name__)
-                raise ValueError(f"consistency must return a scalar Tensor, got {found}")
+            check_scalar("consistency", consistency)
             loss = loss + self.consistency_weight * consistency
         self.backward(loss / self.accumulate if self.accumulate > 1 else loss)
         weight_a, weight_b = posteriors.mean(1)
@@ -562,18 +569,6 @@ class CoTrainer(SavedPair):
             postfix={"loss": f"{self.history[-1]['loss']:.3f}"} if self.history else None,
             disable=not self.progress or not self.is_main_process,
             leave=False,
-        )
-
-
-def _warn_of_probabilities(logits: Tensor) -> None:
-    """Warn if logits (2, N, C) look like the outputs of a softmax."""
-    rows = (logits >= 0).all(-1) & ((logits.sum(-1) - 1).abs() < 1e-3)
-    shares = rows.float().mean(1).tolist()  # NaN where there is no sample
-    if names := [f"network {x}" for x, share in zip("AB", shares, strict=True) if share == 1]:
-        warnings.warn(
-            f"the outputs of {' and '.join(names)} look like probabilities, but models must give "
-            "logits: leave out the softmax at their end",
-            stacklevel=6,
         )
 
 

@@ -310,10 +310,7 @@ class SampleWeigher(StateModule):
         degenerate = []
         for network, mixture in enumerate(mixtures):
             histogram, clean = histograms[network], posteriors[network]
-            if self.decoys is None:
-                rate = 1 - float(histogram.counts @ clean) / histogram.total
-            else:  # the very number that was held, so that a fit after loading holds the same
-                rate = mixture.noise_rate_
+            rate = mixture.noise_rate_
             self.noise_rates_.append(rate)
             self.posterior.load(mixture, network)
             if mixture.degenerate_ and (self.decoys is None or clean.min() == 1):
