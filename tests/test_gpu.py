@@ -1,8 +1,11 @@
 """On a CUDA device: the same numbers, and no wait of the host for the device in a step."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
+from paper.batches import DeviceBatches, crop, erase, flip
 from sklearn.mixture import GaussianMixture
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -14,9 +17,25 @@ from resup import (
     SymmetricKLLoss,
     log_label_similarity,
 )
+from resup.callbacks import Callback
 from resup.losses import consistency_loss, cross_weighted_loss
 
 pytestmark = pytest.mark.gpu
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, for deterministic runs
+
+
+def compiles(test):
+    """Let torch's compiler warn, where it says nothing of this library."""
+    for message in (
+        "ignore::DeprecationWarning",
+        r"ignore:\s*Online softmax is disabled",  # for few classes
+        "ignore:TensorFloat32 tensor cores",
+        "ignore:Please use the new API settings to control TF32",
+        "ignore:The CUDA Graph is empty",  # the first of all, of no network
+    ):
+        test = pytest.mark.filterwarnings(message)(test)
+    return test
 
 
 def net():
@@ -56,9 +75,9 @@ def test_same_numbers_as_on_the_cpu(dtype):
         torch.testing.assert_close(gpu.cpu(), cpu, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
-@pytest.mark.filterwarnings(r"ignore:\s*Online softmax is disabled")  # for few classes
-def test_a_compiled_weigher_gives_the_same_history():
+@compiles
+@pytest.mark.parametrize("batch", [128, 120])  # the last batch is of another size
+def test_a_compiled_weigher_gives_the_same_history(batch):
     x, y = (v.cuda() for v in data(wrong=0.25))
     histories = []
     for compiled in (False, True):
@@ -66,7 +85,7 @@ def test_a_compiled_weigher_gives_the_same_history():
         t = trainer()
         if compiled:
             t.weigher.compile(fullgraph=True)
-        histories.append(t.fit(list(zip(x.split(128), y.split(128), strict=True)), 3).history)
+        histories.append(t.fit(list(zip(x.split(batch), y.split(batch), strict=True)), 3).history)
     assert histories[0][-1]["weight_a"] < 0.95
     for eager, other in zip(*histories, strict=True):
         assert other == pytest.approx(eager, rel=1e-3)
@@ -100,6 +119,40 @@ def test_a_step_never_waits_for_the_device(options):
         torch.cuda.set_sync_debug_mode("default")
 
 
+class NoWaits(Callback):
+    """Makes waiting an error from the end of the second step of an epoch to that of the last."""
+
+    def __init__(self, n_batches):
+        self.n_batches, self.step = n_batches, 0
+
+    def on_step_end(self, trainer, values):
+        self.step = self.step % self.n_batches + 1
+        strict = 2 <= self.step < self.n_batches
+        torch.cuda.set_sync_debug_mode("error" if strict else "default")
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # "is a prototype"
+@pytest.mark.parametrize("kept", ["on the device", "on the host"])
+def test_the_loop_around_the_steps_does_not_wait_either(kept):
+    labels = np.arange(480) % 3
+    images = np.repeat(80 * labels, 64).reshape(480, 8, 8, 1).astype(np.uint8)
+    if kept == "on the device":
+        augment = (flip, crop(2), erase())
+        loader = DeviceBatches(images, labels, 60, augment=augment, shuffle=True, device="cuda")
+    else:
+        x = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+        loader = DataLoader(TensorDataset(x, torch.from_numpy(labels)), 60, shuffle=True)
+    models = [nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).cuda() for _ in "ab"]
+    optimizer = torch.optim.Adam([p for m in models for p in m.parameters()], 1e-2, fused=True)
+    callback = NoWaits(len(loader))
+    t = CoTrainer(models, optimizer, callbacks=[callback], progress=False)
+    try:
+        t.fit(loader, 3)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert callback.step == len(loader) == 8
+
+
 def test_a_step_can_be_captured_in_a_graph():
     t = trainer()
     x, y = (v.cuda() for v in data(wrong=0.25))
@@ -123,7 +176,19 @@ def test_a_step_can_be_captured_in_a_graph():
     assert captured == pytest.approx(eager, rel=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
+@compiles
+def test_networks_that_are_cuda_graphs_are_trained_as_others():
+    loader, losses = DataLoader(TensorDataset(*data(wrong=0.25)), 128), []
+    for options in ({}, {"mode": "reduce-overhead"}):
+        torch.manual_seed(0)
+        t = trainer()
+        if options:
+            t.models = [torch.compile(m, **options) for m in t.models]
+        losses.append([record["loss"] for record in t.fit(loader, 3).history])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+
+
+@compiles
 def test_networks_that_are_cuda_graphs_are_judged_as_others():
     t, (x, y) = trainer(), data(wrong=0.25)
     loader = DataLoader(TensorDataset(x, y), 128)
@@ -141,6 +206,28 @@ def test_float16_with_a_scaler():
     loader = DataLoader(TensorDataset(x, y), 64, shuffle=True)
     t.fit(loader, 6, loader)
     assert t.history[-1]["val_accuracy_a"] > 0.8
+
+
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16, torch.float16])
+def test_a_run_that_was_broken_off_ends_as_one_that_was_not(autocast, tmp_path):
+    def run(epochs, **paths):
+        torch.manual_seed(0)
+        samples = TensorDataset(*data(wrong=0.25))
+        scaler = torch.amp.GradScaler("cuda") if autocast == torch.float16 else None
+        t = trainer(autocast=autocast, scaler=scaler)
+        return t.fit(DataLoader(samples, 64, shuffle=True), epochs, **paths)
+
+    try:
+        torch.use_deterministic_algorithms(True)
+        whole, path = run(4), tmp_path / "run.pt"
+        run(2, checkpoint=path)
+        resumed = run(4, checkpoint=path, resume=path)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert resumed.history == whole.history
+    for a, b in zip(whole.models, resumed.models, strict=True):
+        for mine, other in zip(a.parameters(), b.parameters(), strict=True):
+            assert torch.equal(mine, other)
 
 
 def test_a_loss_that_is_not_finite_is_told_after_the_epoch():

@@ -288,7 +288,8 @@ class CoTrainer(SavedPair):
             random states of their own, which no checkpoint holds; a data set that shuffles while it
             is read needs a generator that training does not draw from, else an epoch that was
             interrupted goes on with other samples; on a GPU many kernels differ in the last bits
-            each time, unless ``torch.use_deterministic_algorithms`` is set.)
+            each time, unless ``torch.use_deterministic_algorithms`` is set, which wants
+            ``CUBLAS_WORKSPACE_CONFIG=:4096:8`` in the environment.)
 
         Returns
         -------
