@@ -38,7 +38,7 @@ PROTOCOLS = {
 
 
 def main() -> None:
-    parser = arguments(__doc__.splitlines()[0], "the data set")
+    parser = arguments(__doc__.splitlines()[0], "the images and labels, such as ferplus")
     parser.add_argument("--dataset", choices=DATASETS, default="ferplus")
     parser.add_argument(
         "--image-size", type=positive, help="224, or 48 with --size cpu, by default"

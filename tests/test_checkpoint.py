@@ -229,6 +229,15 @@ def test_a_process_forked_in_training_ends_by_sigterm(tmp_path):
     assert codes == [-signal.SIGTERM]
 
 
+def test_what_is_no_path_and_no_state():
+    trainer, loader = make()
+    for name in ("checkpoint", "resume"):
+        with pytest.raises(TypeError, match=f"{name} must be a path, got True"):
+            trainer.fit(loader, 1, **{name: True})
+    with pytest.raises(TypeError, match=r"state must be a mapping, got 'run.pt'; .* reads a file"):
+        trainer.load_state_dict("run.pt")
+
+
 def test_foreign_files(tmp_path):
     trainer, loader = make()
     torch.save({"model": torch.zeros(3)}, tmp_path / "foreign.pt")

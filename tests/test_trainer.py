@@ -386,8 +386,14 @@ def test_settings_out_of_range(option, message):
         ({"consistency": "kl"}, "consistency must be callable, got 'kl'"),
         ({"unpack": "x"}, "unpack must be callable, got 'x'"),
         ({"scaler": True}, "scaler must be an object with scale and unscale_ and .*, got True"),
-        ({"callbacks": 1}, "each of callbacks must be an object with on_fit_start .*, got 1"),
-        ({"callbacks": [Callback]}, "each of callbacks must be an object .*, got <class"),
+        (
+            {"callbacks": 1},
+            "each of callbacks must be an object with on_fit_start .*, got 1; derive it from",
+        ),
+        (
+            {"callbacks": [Callback]},
+            "each of callbacks must be an object .*, got <class .*; pass an object of this",
+        ),
     ],
 )
 def test_settings_of_another_kind(option, message):

@@ -153,6 +153,8 @@ def test_data_sets_and_tensors_are_no_loaders():
         (samples, "TensorDataset"),
         (samples.tensors, r"\(Tensor, Tensor\)"),
         ((samples.tensors[0].numpy(), samples.tensors[1]), r"\(ndarray, Tensor\)"),
+        (samples.tensors[0], "Tensor"),
+        (2, "int"),
     ):
         message = f"loader must give batches, such as a DataLoader, got {found}"
         for use in (t.evaluate, t.clean_probability, t.report):

@@ -405,7 +405,7 @@ def test_an_estimator_that_calls_itself_degenerate_weighs_nothing():
         logits, targets = show(weigher, memorised=0)
     assert (weigher(logits, targets) == 1).all()
     weigher(logits, targets)
-    with pytest.raises(UserWarning, match="of network 0 is degenerate"):  # here an error
+    with pytest.raises(UserWarning, match="of network A is degenerate"):  # here an error
         weigher.refit()
     assert len(weigher.noise_rates_) == len(weigher.mixtures_) == 2
 
@@ -430,7 +430,7 @@ def test_a_network_that_shows_nothing_is_named():
     lost = logits.clone()
     lost[1] = torch.nan
     weigher(lost, targets)
-    with pytest.raises(ValueError, match="the signal of network 1 is NaN for every sample"):
+    with pytest.raises(ValueError, match="the signal of network B is NaN for every sample"):
         weigher.refit()
     assert weigher.mixtures_ is mixtures
     assert torch.equal(weigher.judge(logits, targets), before)

@@ -92,13 +92,17 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
         return float(self.score_samples(X).mean())
 
     def bic(self, X: Any) -> float:
-        """Bayesian information criterion on X, for one `clip`; the lower the better."""
+        """Bayesian information criterion on X, for one `clip`; the lower the better.
+
+        It compares fits by maximum likelihood, of `BetaMixture` with ``prior=0``: with another
+        prior more components than there are win.
+        """
         densities = self.score_samples(X)
         n_parameters = 3 * len(self.weights_) - 1
         return float(-2 * densities.sum() + n_parameters * np.log(len(densities)))
 
     def aic(self, X: Any) -> float:
-        """Akaike information criterion on X, for one `clip`; the lower the better."""
+        """Akaike information criterion on X, with the limits of `bic`; the lower the better."""
         return float(-2 * self.score_samples(X).sum() + 2 * (3 * len(self.weights_) - 1))
 
     def sample(self, n_samples: int = 1) -> tuple[Array, NDArray[np.intp]]:

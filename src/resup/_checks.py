@@ -29,12 +29,14 @@ def check_number(
         raise ValueError(f"{name} must be {kind} {bounds}, got {value!r}")
 
 
-def check_methods(name: str, value: Any, *methods: str) -> None:
+def check_methods(name: str, value: Any, *methods: str, hint: str = "") -> None:
     """Raise unless `value` is an object that has the methods."""
     found = [method for method in methods if callable(getattr(value, method, None))]
     if isinstance(value, type) or len(found) != len(methods):
         kind = "callable" if methods == ("__call__",) else f"an object with {' and '.join(methods)}"
-        raise TypeError(f"{name} must be {kind}, got {value!r}")
+        if isinstance(value, type):
+            hint = "; pass an object of this class"
+        raise TypeError(f"{name} must be {kind}, got {value!r}{hint}")
 
 
 def to_numpy(values: Any) -> NDArray[Any]:

@@ -68,6 +68,15 @@ def save_checkpoint(state: Mapping[str, Any], path: str | os.PathLike[str]) -> N
         unfinished.unlink(missing_ok=True)
 
 
+def as_path(name: str, path: str | os.PathLike[str] | None) -> Path | None:
+    """Make a path absolute, or raise unless it is one or None."""
+    if path is None:
+        return None
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"{name} must be a path, got {path!r}")
+    return Path(path).absolute()
+
+
 def check_path(path: str | os.PathLike[str]) -> Path:
     """Make the folder of a checkpoint, or raise if there can be none."""
     path = Path(path).resolve()  # else `os.replace` would take the place of a link

@@ -108,13 +108,14 @@ def until_stopped(loader: Iterable[Any], stopped: Callable[[], bool]) -> Iterato
 
 
 def check_batches(name: str, loader: Any) -> None:
-    """Raise if samples or whole tensors are given in place of batches."""
+    """Raise if samples or whole tensors, or nothing iterable, are given in place of batches."""
     loader = unwrapped(loader)
     found = type(loader).__name__
     samples = isinstance(loader, Dataset) and not hasattr(loader, "__iter__")
+    batches = hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")
     if isinstance(loader, tuple) and loader and all(hasattr(part, "shape") for part in loader):
         found = f"({', '.join(type(part).__name__ for part in loader)})"
-    elif not samples:
+    elif batches and not samples and not hasattr(loader, "shape"):
         return
     raise TypeError(f"{name} must give batches, such as a DataLoader, got {found}")
 

@@ -170,7 +170,10 @@ def plot_history(
         given = {name: type(history).__name__ for name, history in histories.items()}
         records = [record for history in histories.values() for record in history]
     if not records or not all(isinstance(record, Mapping) for record in records):
-        raise ValueError(f"histories must map names to histories with records, got {given}")
+        raise ValueError(
+            f"histories must map names to histories with records, got {given}; of "
+            "one run, {'resup': trainer.history}"
+        )
     found = {found for record in records for found in record}
     if key not in found:
         raise ValueError(f"key must be one of {', '.join(sorted(found))}, got {key!r}")

@@ -68,11 +68,18 @@ class SavedPair(NetworkPair):
 
         Raises
         ------
+        TypeError
+            If `state` is no mapping.
         ValueError
             If `state` is not of this format version, or does not fit the models, the optimizers,
             the schedulers, the scaler or the kind of mixture, which keeps this trainer's parameters
             and is fitted again. Parts loaded before the one that does not fit keep their new state.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(
+                f"state must be a mapping, got {state!r}; resup.checkpoint.load_checkpoint reads a "
+                "file"
+            )
         version = state.get("format_version")
         if version != FORMAT_VERSION:
             raise ValueError(

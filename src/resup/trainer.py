@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +28,7 @@ from ._validation import (
     warn_of_probabilities,
 )
 from .callbacks import Callback
-from .checkpoint import check_path, on_sigterm, random_states, set_random_states
+from .checkpoint import as_path, check_path, on_sigterm, random_states, set_random_states
 from .distributed import check_alike, explain_loss, is_distributed, unwrap
 from .losses import ConsistencyLoss, CrossWeightedLoss
 from .progress import EpochProgress
@@ -215,7 +214,8 @@ class CoTrainer(SavedPair):
         self.callbacks = _listed(callbacks)
         hooks = [name for name in vars(Callback) if name.startswith("on_")]
         for callback in self.callbacks:
-            check_methods("each of callbacks", callback, *hooks)
+            hint = "; derive it from resup.callbacks.Callback"
+            check_methods("each of callbacks", callback, *hooks, hint=hint)
         check_choice("scheduler_interval", scheduler_interval, ("epoch", "step"))
         check_choice("similarities", similarities, ("step", "pass"))
         check_choice("exchange", exchange, ("swap", "own", "mean"))
@@ -298,8 +298,8 @@ class CoTrainer(SavedPair):
         Raises
         ------
         TypeError
-            If a loader is a data set or a tuple of tensors, a batch is no pair, targets are not
-            integers, or what a model returns is no logits.
+            If a loader is a data set or tensors, a path is none, a batch is no pair, targets are
+            not integers, or what a model returns is no logits.
         ValueError
             If logits or targets have another shape than (N, C) and (N,), or, on the CPU, a label is
             not in [0, C); if a loader gives no sample, or another number of batches than in the
@@ -314,15 +314,16 @@ class CoTrainer(SavedPair):
         RuntimeError
             If another process has died or hangs.
         """
-        check_number("epochs", epochs, 0, whole=True)
         loaders.check_batches("train_loader", train_loader)
-        loaders.check_batches("val_loader", val_loader)
-        checkpoint = None if checkpoint is None else Path(checkpoint).absolute()
+        check_number("epochs", epochs, 0, whole=True)
+        if val_loader is not None:
+            loaders.check_batches("val_loader", val_loader)
+        checkpoint, resume = as_path("checkpoint", checkpoint), as_path("resume", resume)
         check_optimizers(self.models, self.optimizers)  # parameters may be unfrozen since
         stepping.check_plateaus(self.schedulers, val_loader)
         if resume is not None:
-            restarts = checkpoint is not None and checkpoint.resolve() == Path(resume).resolve()
-            if not restarts or Path(resume).exists():
+            restarts = checkpoint is not None and checkpoint.resolve() == resume.resolve()
+            if not restarts or resume.exists():
                 self._resume(resume, train_loader)
         elif 0 < epochs <= self.epoch and self._ending is None:
             warnings.warn(

@@ -256,9 +256,8 @@ class SampleWeigher(StateModule):
         if not all(shown):
             self.reset()
             if any(shown):
-                raise ValueError(
-                    f"the signal of network {shown.index(False)} is NaN for every sample"
-                )
+                name = self._name(shown.index(False))
+                raise ValueError(f"the signal of network {name} is NaN for every sample")
             return
         self.fitted_counts.copy_(self.seen.counts)
         if self.decoys is not None:
@@ -322,10 +321,13 @@ class SampleWeigher(StateModule):
             self._load_weights(network, mixture, histogram, rate)
         for network in degenerate:
             warnings.warn(
-                f"the mixture of network {network} is degenerate; it weighs every sample 1 "
-                "until the next fit",
+                f"the mixture of network {self._name(network)} is degenerate; it weighs every "
+                "sample 1 until the next fit",
                 stacklevel=3,
             )
+
+    def _name(self, network: int) -> str:
+        return "AB"[network] if len(self.fitted_counts) == 2 else str(network)
 
     def _learn(self, network: int, mixture: DecoyMixture, epoch: DecoyAccumulator) -> None:
         """Keep what the fit and the classes of its epoch tell the epochs to come."""
