@@ -329,6 +329,35 @@ def test_even_noise_is_told_from_errors_and_from_confusions(c, rate):
     assert even_rate(confusions_of(c, to_next, pairs)) == 0
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_saturated_similarities_that_are_missed_are_told():
+    s, decoys = np.repeat([0.0, 1.0], [300, 700]), np.zeros(100)
+    with pytest.warns(ConvergenceWarning, match=r"30% .* and only 17% are found .*; try clip=0.01"):
+        DecoyMixture().fit(s, decoys)
+    assert DecoyMixture(clip=0.01).fit(s, decoys).noise_rate_ == pytest.approx(0.3, abs=0.03)
+    assert DecoyMixture(noise_rate=0.1).fit(s, decoys).noise_rate_ == 0.1
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_labels_at_chance_are_found_no_worse_than_that():
+    for classes in (2, 10):
+        for seed in range(5):
+            s, decoys = np.random.default_rng(seed).beta(0.3, 0.3, (2, 1000))
+            mixture = DecoyMixture().fit(s, decoys, hit_rate=1 / (classes - 1))
+            assert mixture.noise_rate_ <= 1 - 1 / classes + 1e-6
+
+
+@pytest.mark.parametrize("c", range(4, 14))
+def test_a_third_of_the_labels_need_not_be_confused(c):
+    own_errors = np.zeros((c, c))
+    for step in range(1, c - -(-(c - 1) // 3)):
+        own_errors += np.roll(np.eye(c), step, 1) / c
+    confusions = np.stack([np.eye(c) + own_errors] * 2)
+    assert even_rate(confusions) == 0
+    confusions[1] += 0.1
+    assert even_rate(confusions) > 0.1
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.02, 1.0])
 def test_transition_shares_out_what_lies_off_the_diagonal(rng, smoothing):
     counts = rng.integers(0, 50, (5, 5))

@@ -188,6 +188,8 @@ def of_objects(*labels):
         (lambda: noise_rate([0, np.nan], [0, 1]), "must not contain NaN"),
         (lambda: noise_rate(["a"], of_objects(np.nan)), "must not contain NaN"),
         (lambda: noise_rate(["a", "b"], of_objects("a", pd.NA)), "must not contain NaN"),
+        (lambda: noise_rate(of_objects("a", None), ["a", "b"]), "must not contain NaN or None"),
+        (lambda: noise_rate(*[np.array(["NaT", "2020"], "M8[Y]")] * 2), "must not contain NaN"),
         (lambda: noise_matrix([0, 1], [0], 2), "must share a shape"),
         (lambda: noise_matrix([0, 1], [0, 2], 2), r"given must lie in \[0, 2\)"),
         (lambda: draw_labels([0.5, 0.5], 0), r"distributions must have two dimensions.*\(2,\)"),
@@ -216,6 +218,15 @@ def test_any_seed_of_numpy():
     features, labels = np.ones((4, 2)), [0, 1, 0, 1]
     for seed in (None, np.int64(3), np.random.default_rng(0), np.random.SeedSequence(0)):
         assert instance_transition(features, labels, 0.3, 2, seed=seed).shape == (4, 2)
+
+
+@pytest.mark.parametrize("seed", [3, [3, 4], np.random.SeedSequence(3)])
+def test_one_seed_serves_for_distributions_and_for_the_draw(seed):
+    true, features = np.zeros(20_000, int), np.ones((20_000, 2))
+    distributions = instance_transition(features, true, 0.4, 2, seed, spread=0.3)
+    given = draw_labels(distributions, seed)
+    assert given.mean() == pytest.approx(distributions[:, 1].mean(), abs=0.01)
+    np.testing.assert_array_equal(draw_labels(distributions, seed), given)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])

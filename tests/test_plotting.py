@@ -189,6 +189,10 @@ def test_bad_input(rng):
             lambda: plot_suspects(images[:, None], labels, w),
             r"images must have shape \(N, H, W\) or \(N, H, W, 3\), got \(20, 1, 8, 8\)",
         ),
+        (
+            lambda: plot_probability([1, 2], np.full((2, 3), 7.0)),
+            r"probability must lie in \[0, 1\], got values from 7 to 7",
+        ),
         (lambda: plot_suspects(images[:5], labels, w), "images must have 20 rows, got 5"),
         (lambda: plot_weights(w, labels), "right must be bool, such as given == true, got int64"),
         (lambda: plot_weights(w, bins=0), "bins must be an integer of at least 1, got 0"),

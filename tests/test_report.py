@@ -454,6 +454,14 @@ def test_columns_that_are_no_probabilities():
         LabelReport.ranked([1, 1.5], [0, 1], [True, True], [0.5, 0.5], [0.5, 0.5])
     with pytest.raises(ValueError, match=r"clean_b must have shape \(2,\), got \(3,\)"):
         LabelReport.ranked(**columns, clean_a=[0.1, 0.2], clean_b=[0.3, 0.1, 0.2])
+    with pytest.raises(ValueError, match=r"ties must have shape \(2,\), got \(3,\)"):
+        LabelReport.ranked(**columns, clean_a=[0.1, 0.2], clean_b=[0.3, 0.1], ties=[1, 2, 3])
+    with pytest.raises(ValueError, match="agree must be real numbers, got dtype <U3"):
+        LabelReport.ranked([0, 1], [0, 1], ["yes", "no"], [0.5, 0.5], [0.5, 0.5])
+    with pytest.raises(ValueError, match="given must not be masked; leave out masked samples"):
+        LabelReport.ranked(np.ma.masked_array([0, 1], [0, 1]), [0, 1], [1, 1], [0.5] * 2, [0.5] * 2)
+    with pytest.raises(ValueError, match="least must be a finite number of at least 0, got 'x'"):
+        report_of(0.3).noise_rate_by_class("x")
     half = torch.tensor([0.5, 0.25], dtype=torch.bfloat16, requires_grad=True)
     report = LabelReport.ranked(*map(torch.tensor, columns.values()), half, half)
     assert report.index.tolist() == [1, 0]

@@ -217,6 +217,14 @@ def weighted_values(
     return x[w > 0], w[w > 0]
 
 
+MANY = 0.05  # of the values at 0; recorded trainings have 0.013 at most
+
+
+def share_at_zero(x: Array, w: Array, clip: float) -> float:
+    """Share of the values within `clip` of 0."""
+    return float(w[x <= clip].sum() / w.sum())
+
+
 _warns = ContextVar("_warns", default=True)
 
 

@@ -39,20 +39,22 @@ def check_methods(name: str, value: Any, *methods: str, hint: str = "") -> None:
         raise TypeError(f"{name} must be {kind}, got {value!r}{hint}")
 
 
-def to_numpy(values: Any) -> NDArray[Any]:
+def to_numpy(values: Any, name: str = "values") -> NDArray[Any]:
     """Turn an array-like or a tensor of any device into an array, without importing torch."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         if str(values.dtype) == "torch.bfloat16":
             values = values.float()
     if np.ma.isMaskedArray(values) and np.ma.is_masked(values):
-        raise ValueError("values must not be masked; pass values.compressed()")
+        raise ValueError(
+            f"{name} must not be masked; leave out masked samples, here and in what goes with them"
+        )
     return np.asarray(values)
 
 
 def as_numbers(values: Any, name: str) -> NDArray[Any]:
     """Turn real numbers into an array of their own dtype; of Python objects, into float64."""
-    numbers = to_numpy(values)
+    numbers = to_numpy(values, name)
     if numbers.dtype == object and all(isinstance(v, (Real, np.bool_)) for v in numbers.flat):
         numbers = numbers.astype(np.float64)
     if numbers.dtype.kind not in "fiub":

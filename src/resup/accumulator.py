@@ -308,7 +308,10 @@ class DecoyAccumulator(StateModule):
         return self.contradictions.sum((2, 3))
 
     def right_labels(self, spread_rate: float) -> Tensor:
-        """Count right labels by class, (C,), if such a share is wrong and spread evenly."""
+        """Least number of right labels by class, (C,), if such a share is wrong and spread evenly.
+
+        That is if all wrong ones come from other classes, as those of a rare class nearly do.
+        """
         labels, others = self.labels.double(), ((self.labels > 0).sum() - 1).clamp(min=1)
         return (labels - spread_rate * labels.sum() / others).clamp(min=0)
 

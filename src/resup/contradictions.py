@@ -59,10 +59,10 @@ def contradiction_rate(counts: ArrayLike) -> float:
 def even_rate(confusions: ArrayLike) -> float:
     """Noise rate that the labels least confused show: that of noise spread over all classes.
 
-    For each predicted class, the less sure samples tell the third of the other labels that is
-    confused with it least. Among the surer samples, a half, these are hardly ever a network's
-    own errors or plausible mistakes, and they are learnt by heart last. If noise is spread evenly,
-    they are a third of it; if not, this rate is too low.
+    For each predicted class, the less sure samples tell the third of the other labels, rounded up,
+    that is confused with it least. Among the surer samples, a half, these are hardly ever a
+    network's own errors or plausible mistakes, and they are learnt by heart last. If noise is
+    spread evenly, they are as large a part of it; if not, this rate is too low.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def even_rate(confusions: ArrayLike) -> float:
         return 0.0
     no_other = np.eye(len(n), dtype=bool) | ~labels
     least = np.where(no_other, np.inf, confused).argsort(1, kind="stable")
-    shown = np.take_along_axis(sure, least[:, : others - 2 * (others // 3)], 1).mean(1) * others
+    shown = np.take_along_axis(sure, least[:, : others - 2 * others // 3], 1).mean(1) * others
     by_class = shown / np.where(sure.any(1), sure.sum(1), 1)
     contradicted = 1 - all_.trace() / n.sum()
     return float(without_own_errors(n @ by_class / n.sum(), contradicted, OWN_EVEN_ERROR))

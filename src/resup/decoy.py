@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 from typing_extensions import Self
 
-from ._base import SimilarityMixture, warn, weighted_values
+from ._base import MANY, SimilarityMixture, share_at_zero, warn, weighted_values
 from ._checks import check_number, to_numpy
 from .contradictions import tail_rate
 from .decoy_fits import Values, agreement_of, betas, blend, contrast
@@ -168,7 +168,7 @@ class DecoyMixture(SimilarityMixture):
             No label is less likely right than this, before odds are shifted: for the first epoch
             of a network, which is sure of much that is wrong.
         sample_weight, decoy_weight : array-like of shape (N,) and (M,), optional
-            Not negative.
+            Not negative; a weight of 2 is the sample or the decoy twice.
 
         Returns
         -------
@@ -183,7 +183,8 @@ class DecoyMixture(SimilarityMixture):
         Warns
         -----
         ConvergenceWarning
-            If the fit is degenerate, or EM did not converge in `max_iter` iterations.
+            If the fit is degenerate, if it finds less noise than lies at 0, as where most values
+            are 0 or 1 exactly, or if EM did not converge in `max_iter` iterations.
         """
         self._check_parameters()
         rates = {
@@ -212,7 +213,9 @@ class DecoyMixture(SimilarityMixture):
         known = seen_rate if told is not None or seen_rate is None else max(seen_rate, rate)
         mixture, self.n_iter_ = betas(samples, beside, hit_rate, known, self.max_iter, self.tol)
 
-        most = max(TRACES, BELIEVED * max(seen_rate or 0.0, rate)) if was_seen else 1.0
+        most = 1 / (1 + hit_rate)  # where labels are no better than chance
+        if was_seen:
+            most = max(TRACES, BELIEVED * max(seen_rate or 0.0, rate))
         likely = min(float(mixture.weights[0]), most)
         odds, found, agreement, swapped = ALWAYS_RIGHT, 0.0, 0.0, False
         unsupported = len(np.unique(samples.x)) < 2
@@ -232,6 +235,7 @@ class DecoyMixture(SimilarityMixture):
         self.log_odds_ = odds
         self.noise_rate_ = min(float(found), 1.0)  # rounding may take it over
         self.weights_ = np.array([self.noise_rate_, 1 - self.noise_rate_])
+        at_zero = share_at_zero(x, w, self.clip)
         if unsupported:
             warn("all similarities are alike; every posterior is 1")
         elif swapped:
@@ -240,6 +244,11 @@ class DecoyMixture(SimilarityMixture):
             warn(
                 f"the decoys account for a noise rate of {rate:.2f} where {likely:.2f} "
                 "is likelier; they count for less"
+            )
+        elif told is None and at_zero > MANY and self.noise_rate_ < 0.9 * at_zero:
+            warn(
+                f"{at_zero:.0%} of the values lie within {self.clip:g} of 0, and only "
+                f"{self.noise_rate_:.0%} are found wrong; try clip=0.01"
             )
         elif self.tol and not self.converged_:
             warn(f"EM did not converge in {self.max_iter} iterations; raise max_iter or tol")

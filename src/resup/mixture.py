@@ -9,15 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from ._base import SimilarityMixture, warn, weighted_values
+from ._base import MANY, SimilarityMixture, share_at_zero, warn, weighted_values
 from ._checks import check_choice, check_number
 from .em import Mixture, fit_mixture, gain_over_last
 from .histogram import SMALLEST
 from .odds import ALWAYS_RIGHT, LogOdds
 
 __all__ = ["BetaMixture"]
-
-MANY = 0.05  # of the values at 0; recorded trainings have 0.013 at most
 
 
 class BetaMixture(SimilarityMixture):
@@ -206,7 +204,7 @@ class BetaMixture(SimilarityMixture):
         if judged and self.n_components > 1 and not self.degenerate_:
             self.degenerate_ = gain_over_last(fitted, inside, w) <= 0
         self._take(fitted)
-        at_zero = float(w[x <= self.clip].sum() / w.sum())
+        at_zero = share_at_zero(x, w, self.clip)
         why = f"the data do not support {self.n_components} components; every posterior is 1"
         if judged and MANY < at_zero < 1 and self.clip < 0.01:
             why += f" ({at_zero:.0%} of the values lie within {self.clip:g} of 0; try clip=0.01)"

@@ -343,7 +343,11 @@ def noise_matrix(true: ArrayLike, given: ArrayLike, n_classes: int) -> Matrix:
 
 
 def _generator(seed: Any, *stream: int) -> np.random.Generator:
-    key: Any = [seed, *stream] if isinstance(seed, Integral) else seed
+    key = seed
+    if isinstance(seed, (Integral, list, tuple)):
+        key = [*([seed] if isinstance(seed, Integral) else seed), *stream]
+    elif isinstance(seed, np.random.SeedSequence):
+        key = np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, *stream))
     try:
         return np.random.default_rng(key)
     except (TypeError, ValueError):
@@ -382,15 +386,17 @@ def _check_pair(true: ArrayLike, given: ArrayLike) -> tuple[NDArray[Any], NDArra
             f"true and given must share a shape (N,), N >= 1, got {t.shape}, {g.shape}"
         )
     if any(map(_has_missing, (t, g))):
-        raise ValueError("true and given must not contain NaN")
+        raise ValueError("true and given must not contain NaN or None")
     if _kind(t) != _kind(g):
         raise ValueError(f"true and given must both be numbers or names, got {t.dtype}, {g.dtype}")
     return t, g
 
 
 def _has_missing(labels: NDArray[Any]) -> bool:
+    if labels.dtype.kind == "O" and any(label is None for label in labels.flat):
+        return True
     try:
-        return bool(labels.dtype.kind in "fO" and (labels != labels).any())
+        return bool(labels.dtype.kind in "fOmM" and (labels != labels).any())
     except TypeError:  # pandas.NA is neither equal nor not
         return True
 

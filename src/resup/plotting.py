@@ -214,7 +214,8 @@ def plot_probability(
     Raises
     ------
     ValueError
-        If the shapes do not fit together, there is no epoch, or `right` is not of bool.
+        If the shapes do not fit together, there is no epoch, a probability leaves [0, 1], or
+        `right` is not of bool.
     """
     ax = plt.gca() if ax is None else ax
     x, p = np.asarray(epochs), to_numpy(probability)
@@ -223,6 +224,7 @@ def plot_probability(
             "probability must have shape (E, N) with one row for each of E >= 1 epochs, got "
             f"{p.shape} and {x.shape} epochs"
         )
+    as_similarities(p.ravel(), "probability")
     mask = p[-1] > 0.5 if right is None else _mask(right, p.shape[1:])
     words = ("judged wrong", "judged right") if right is None else ("wrong labels", "right labels")
     for group, colour, word in zip((~mask, mask), (WRONG, RIGHT), words, strict=True):

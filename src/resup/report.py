@@ -83,19 +83,22 @@ class LabelReport:
         Raises
         ------
         ValueError
-            If a column has another length, labels are not whole, or a probability leaves [0, 1].
+            If a column has another length or is no numbers, labels are not whole, or a probability
+            leaves [0, 1].
         """
         a, b = _probability("clean_a", clean_a), _probability("clean_b", clean_b)
         given, suggested = _labels("given", given), _labels("suggested", suggested)
-        agree = to_numpy(agree)
+        agree = as_numbers(agree, "agree")
         columns = {"clean_b": b, "given": given, "suggested": suggested, "agree": agree}
         if probability is not None:
             columns["probability"] = _probability("probability", probability)
+        if ties is not None:
+            columns["ties"] = as_numbers(ties, "ties")
         for name, column in columns.items():
             if column.shape != a.shape:
                 raise ValueError(f"{name} must have shape {a.shape}, got {column.shape}")
         clean = columns.get("probability", (a + b) / 2)
-        order = np.lexsort((np.zeros_like(clean) if ties is None else ties, clean))
+        order = np.lexsort((columns.get("ties", np.zeros_like(clean)), clean))
         return cls(
             index=order,
             given=given[order],
@@ -253,6 +256,7 @@ class LabelReport:
 
     def noise_rate_by_class(self, least: int = 20) -> dict[int, float]:
         """Estimate the share of wrong labels in each given class of at least `least` labels."""
+        check_number("least", least, 0)
         classes, place, counts = np.unique(self.given, return_inverse=True, return_counts=True)
         rates = np.bincount(place, 1 - self.clean_probability) / counts
         columns = zip(classes.tolist(), rates.tolist(), counts.tolist(), strict=True)
@@ -275,7 +279,7 @@ def _probability(name: str, values: Any) -> NDArray[np.float64]:
 
 
 def _labels(name: str, values: Any) -> NDArray[np.int64]:
-    labels = to_numpy(values)
+    labels = to_numpy(values, name)
     try:
         labels = as_numbers(labels, name)
     except ValueError:
