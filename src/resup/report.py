@@ -197,8 +197,8 @@ class LabelReport:
 
         At most a share `false_discovery_rate`, in [0, 1], of them is expected to be right. With few
         wrong labels nothing can be listed, which warns: with the default `hidden` share the noise
-        rate must be over 23 % at 0.05, over 13 % at 0.10, over 7 % at 0.20 (see
-        :func:`resup.q_values`). `index` ranks all labels.
+        rate that a training run finds must be over 23 % at 0.05, over 13 % at 0.10, over 7 % at
+        0.20 (see :func:`resup.q_values`). `index` ranks all labels.
 
         Raises
         ------
