@@ -143,6 +143,22 @@ def evaluated(rank, world):
     return CoTrainer(nets, optimizer, progress=False).evaluate(batches)
 
 
+def alone(rank, world):
+    """What only the first process looks at, with networks that have buffers."""
+    torch.manual_seed(0)
+    nets = [nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Linear(16, 3)) for _ in "ab"]
+    nets = [DistributedDataParallel(net) for net in nets]
+    optimizer = torch.optim.Adam([p for net in nets for p in net.parameters()], 1e-2)
+    trainer = CoTrainer(nets, optimizer, progress=False)
+    sampler = DistributedSampler(data(), world, rank, shuffle=True)
+    held_out = DataLoader(data(), 64) if rank == 0 else []
+    trainer.fit(DataLoader(data(), 16, sampler=sampler), 2, held_out)
+    if rank == 0:
+        assert len(trainer.report(held_out).index) == 203
+    buffers = [buffer.tolist() for net in nets for buffer in net.buffers()]
+    return [trainer.history, buffers]
+
+
 class Extra(CoTrainer):
     """Gives another value in every second step, and one more in the first process only."""
 
@@ -231,7 +247,19 @@ if __name__ == "__main__":
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
     everyones = [None] * world
-    works = weigh, traffic, train, uneven, absent, differing, evaluated, means, classes, recipe
+    works = (
+        weigh,
+        traffic,
+        train,
+        uneven,
+        absent,
+        differing,
+        evaluated,
+        alone,
+        means,
+        classes,
+        recipe,
+    )
     work = {f.__name__: f for f in works}
     out, *arguments = arguments
     mine = {name: work[name](rank, world, *arguments) for name in what.split(",")}

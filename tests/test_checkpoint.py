@@ -15,7 +15,7 @@ from checkpoint_worker import EPOCHS, make, outcome
 from small import data, trainer
 from torch.utils.data import DataLoader, Dataset
 
-from resup import BetaMixture, CoTrainer
+from resup import BetaMixture, ConsistencyLoss, CoTrainer
 from resup.callbacks import Callback, JSONLinesLogger
 from resup.checkpoint import load_checkpoint, save_checkpoint
 
@@ -35,6 +35,35 @@ def test_resuming_is_exact(tmp_path, undisturbed):
         trainer.fit(loader, stop, checkpoint=path, resume=path)
     assert outcome(trainer) == undisturbed
     assert [p.name for p in path.parent.iterdir()] == ["checkpoint.pt"]
+
+
+class RampUp(ConsistencyLoss):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, logits_a, logits_b):
+        self.calls += 1
+        return super().forward(logits_a, logits_b) * (self.calls / 40).clamp(max=1)
+
+
+class Draws(Callback):
+    def on_fit_start(self, trainer):
+        torch.rand(3)
+
+
+def test_losses_with_a_state_and_draws_of_callbacks_resume_exactly(tmp_path):
+    samples = data()
+
+    def run(epochs, **paths):
+        t = trainer(consistency=RampUp(), callbacks=[Draws()])
+        return t.fit(DataLoader(samples, 20, shuffle=True), epochs, **paths).history
+
+    torch.manual_seed(0)
+    straight = run(4)
+    torch.manual_seed(0)
+    run(2, checkpoint=tmp_path / "c.pt")
+    assert run(4, resume=tmp_path / "c.pt") == straight
 
 
 def run_until(out, checkpoint, steps, with_signal, workers=0):

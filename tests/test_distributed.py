@@ -35,7 +35,7 @@ def torchrun(world, what, out, *arguments, **environment):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    what = "weigh,traffic,train,uneven,absent,differing,evaluated,means,classes"
+    what = "weigh,traffic,train,uneven,absent,differing,evaluated,alone,means,classes"
     return torchrun(2, what, tmp_path_factory.mktemp("pair") / "out.pt")
 
 
@@ -93,6 +93,12 @@ def test_processes_that_would_not_do_the_same_are_told(pair):
 def test_a_process_without_a_sample_may_evaluate(pair):
     first, second = (results["evaluated"] for results in pair)
     assert first == second == {"accuracy_a": 1.0, "accuracy_b": 1.0}
+
+
+def test_one_process_may_look_at_data_alone(pair):
+    first, second = (results["alone"] for results in pair)
+    assert first == second
+    assert first[0][-1]["val_accuracy_a"] > 0.5
 
 
 def test_values_of_some_processes_or_steps_only_are_their_means(pair):

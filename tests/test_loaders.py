@@ -120,9 +120,15 @@ def test_data_sets_are_told_the_epoch():
     assert epochs == [0, 1, 2]
 
 
-def test_workers_behind_a_progress_bar_are_started():
+class Generated(DataLoader):
+    def __iter__(self):
+        yield from super().__iter__()
+
+
+@pytest.mark.parametrize("kind", [DataLoader, Generated])
+def test_workers_behind_a_progress_bar_are_started(kind):
     """As an epoch of an uninterrupted run does, before random states are put back."""
-    loader = DataLoader(data(), 40, num_workers=1, persistent_workers=True)
+    loader = kind(data(), 40, num_workers=1, persistent_workers=True)
     loaders.start_workers(tqdm(loader, disable=True))
     before = torch.get_rng_state()
     next(iter(loader))
@@ -165,11 +171,55 @@ class Shuffled(Sampler):
         return len(DATA)
 
 
+class Redrawn(Shuffled):
+    """An order that `set_epoch` draws from the global generator."""
+
+    def set_epoch(self, epoch):
+        self.order = torch.randperm(len(DATA)).tolist()
+
+    def __iter__(self):
+        return iter(self.order)
+
+
+class Reseeded(Shuffled):
+    """Draws sample by sample from a generator that `set_epoch` seeds."""
+
+    def set_epoch(self, epoch):
+        self.rng.seed(epoch)
+
+    def __iter__(self):
+        return (self.rng.randrange(len(DATA)) for _ in DATA)
+
+
+class Uneven(Sampler):
+    """Batches whose number is known once they are drawn; until then it is that of before."""
+
+    batches = (DATA,)
+
+    def __iter__(self):
+        self.batches = torch.randperm(len(DATA)).split(int(torch.randint(20, 50, ())))
+        return iter([batch.tolist() for batch in self.batches])
+
+    def __len__(self):
+        return len(self.batches)
+
+
+SAMPLERS = {
+    "own": lambda: RandomSampler(DATA, generator=torch.Generator().manual_seed(3)),
+    "redrawn": lambda: Redrawn(None),
+    "reseeded": lambda: Reseeded(random.Random(3)),
+    **{name: lambda new=new: Shuffled(new()) for name, new in GENERATORS.items()},
+}
+
+
 @pytest.mark.skipif(os.name == "nt", reason="has no SIGTERM")
 @pytest.mark.parametrize(
     "options",
     [
         {"shuffle": True},
+        {"sampler": "redrawn"},
+        {"sampler": "reseeded"},
+        {"batch_sampler": Uneven},
         {"sampler": "own"},
         {"sampler": "numpy"},
         {"sampler": "python"},
@@ -193,12 +243,14 @@ def test_an_interrupted_epoch_goes_on_with_the_samples_left(options, stopped_at,
 
     def run(callbacks=(), **paths):
         own = dict(options)
-        if own.get("sampler") == "own":
-            own["sampler"] = RandomSampler(DATA, generator=torch.Generator().manual_seed(3))
-        elif "sampler" in own:
-            own["sampler"] = Shuffled(GENERATORS[own["sampler"]]())
+        if "sampler" in own:
+            own["sampler"] = SAMPLERS[own["sampler"]]()
+        if "batch_sampler" in own:
+            own["batch_sampler"] = own["batch_sampler"]()
+        else:
+            own["batch_size"] = 30
         t = trainer(unpack=unpack, callbacks=callbacks)
-        return t.fit(DataLoader(Numbered(), 30, **own), 3, **paths)
+        return t.fit(DataLoader(Numbered(), **own), 3, **paths)
 
     torch.manual_seed(0)
     straight = run()
@@ -297,6 +349,44 @@ def test_generators_in_joined_data_sets_and_progress_bars_are_found():
     found = loaders.generators(tqdm(loader, disable=True))
     assert {*map(id, found)} == {*map(id, (loader.generator, *(part.rng for part in parts)))}
     assert loaders.samplers(tqdm(loader, disable=True)) == loaders.samplers(loader)
+
+
+class Failing(Dataset):
+    """Fails once, at the sample numbered `fails_at`."""
+
+    fails_at = None
+
+    def __len__(self):
+        return 240
+
+    def __getitem__(self, i):
+        if i == self.fails_at:
+            self.fails_at = None
+            raise OSError("network drive away")
+        return torch.randn(6), i % 3
+
+
+def test_an_error_in_the_batches_that_are_done_changes_nothing(tmp_path):
+    class Stop(Callback):
+        def on_step_end(self, trainer, values):
+            if trainer.epoch == 1 and trainer._done.steps == 5:
+                trainer._stop_soon()
+
+    def run(callbacks=(), samples=None, **paths):
+        t = trainer(callbacks=callbacks)
+        return t.fit(DataLoader(samples or Failing(), 30), 3, **paths)
+
+    path = tmp_path / "c.pt"
+    torch.manual_seed(0)
+    straight = run()
+    torch.manual_seed(0)
+    with pytest.raises(SystemExit):
+        run([Stop()], checkpoint=path)
+    t, samples = trainer(), Failing()
+    samples.fails_at = 40
+    with pytest.raises(OSError, match="network drive away"):
+        t.fit(DataLoader(samples, 30), 3, resume=path)
+    assert t.fit(DataLoader(samples, 30), 3).history == straight.history
 
 
 def test_an_object_that_makes_up_attributes_ends():

@@ -264,6 +264,60 @@ def test_a_part_in_train_mode_within_one_in_eval_mode_stays_in_it():
     ]
 
 
+class Shared(nn.Module):
+    """Layers that have two parents, the second of which is in train mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU())
+        self.features = nn.Sequential(*self.body[:2])
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.features(x))
+
+
+def test_a_frozen_part_with_two_parents_stays_in_eval_mode():
+    models = [Shared() for _ in "ab"]
+    for model in models:
+        model.body[1].eval().requires_grad_(False)
+    t = trainer(models)
+    t.evaluate(loader())
+    assert not models[0].body[1].training
+    t.fit(loader(), 2, loader())
+    assert [part.training for part in models[0].body] == [True, False, True]
+    assert not models[0].body[1].running_mean.any()
+
+
+def test_a_frozen_backbone_stays_in_eval_mode_when_only_the_head_is_put_in_train_mode():
+    models = [nn.Sequential(nn.Sequential(*model[:3]), nn.Dropout(), model[3]) for model in pair()]
+    for model in models:
+        model.eval()[0].requires_grad_(False)
+        model[2].train()
+    t = trainer(models).fit(loader(), 2, loader())
+    assert [part.training for part in models[0]] == [False, True, True]
+    assert not any(part.training for part in models[0][0].modules())
+    models[0].eval()
+    models[0][0].requires_grad_(True)
+    with pytest.warns(UserWarning, match=r"network A .* stay in it \(1, such as 0\.0\)"):
+        t.fit(loader(), 3)
+
+
+def test_a_loader_may_use_its_memory_again():
+    samples = data(80)
+
+    class Reused:
+        def __iter__(self):
+            x, y = torch.empty(20, 6), torch.empty(20, dtype=torch.int64)
+            for start in range(0, 80, 20):
+                for new, old in zip((x, y), samples[start : start + 20], strict=True):
+                    new.copy_(old)
+                yield x, y
+
+    t = trainer().fit(DataLoader(samples, 20), 2)
+    assert t.report(Reused()).in_order()["given"].tolist() == samples.tensors[1].tolist()
+
+
 def test_a_network_that_comes_in_eval_mode_is_trained():
     models = pair()
     models[0].eval()

@@ -102,6 +102,17 @@ def _names_of_all(names: list[str], device: torch.device) -> list[str]:
     return names if low == high else [*dict.fromkeys(chain(*everyones(names)))]
 
 
+@torch.no_grad()
+def share_buffers(model: nn.Module) -> None:
+    """Give every process the buffers of the first, as DistributedDataParallel does at a step."""
+    model = getattr(model, "_orig_mod", model)
+    if isinstance(model, nn.parallel.DistributedDataParallel) and model.broadcast_buffers:
+        first = dist.get_global_rank(model.process_group, 0)
+        for name, buffer in model.module.named_buffers():
+            if name not in model.parameters_to_ignore:
+                dist.broadcast(buffer, first, model.process_group)
+
+
 def explain_loss(error: Exception, doing: str) -> None:
     """Raise a clearer error if `error` comes from a collective call, which needs every process.
 
@@ -125,3 +136,9 @@ def unwrap(model: nn.Module) -> nn.Module:
     if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
         return unwrap(model.module)
     return model
+
+
+def alone(model: nn.Module) -> nn.Module:
+    """Return a model whose forward pass exchanges nothing with other processes."""
+    inner = getattr(model, "_orig_mod", model)
+    return inner.module if isinstance(inner, nn.parallel.DistributedDataParallel) else model

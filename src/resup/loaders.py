@@ -86,8 +86,10 @@ def set_epoch(loader: Iterable[Any], epoch: int) -> None:
 def start_workers(loader: Iterable[Any]) -> None:
     """Start workers that persist, as the first epoch does, which draws their seed."""
     loader = unwrapped(loader)
+    loader = getattr(loader, "base_dataloader", loader)  # of Accelerate's
     if getattr(loader, "persistent_workers", False):
-        iter(loader)
+        # a subclass may have a generator function, which starts nothing
+        DataLoader.__iter__(loader) if isinstance(loader, DataLoader) else iter(loader)
 
 
 LOST = (RuntimeError, ConnectionError, EOFError)  # where a worker dies, and while it sends a batch

@@ -18,7 +18,7 @@ from . import loaders
 from ._checks import check_choice, check_methods
 from ._validation import check_logits_targets, check_models, check_pair
 from .checkpoint import random_states, set_random_states
-from .distributed import global_means, unwrap
+from .distributed import alone, global_means, unwrap
 from .fdr import HIDDEN
 from .report import LabelReport
 from .weigher import SampleWeigher
@@ -73,7 +73,7 @@ class NetworkPair:
         With `rewind` the random states, the loader's too, are put back: training goes on as
         without.
         """
-        modes = [(part, part.training) for model in self.models for part in model.modules()]
+        modes = [(part, part.training) for model in self.models for part in _every(model)]
         generators = loaders.generators(loader)
         randomness = random_states(generators)
         for model in self.models:
@@ -84,7 +84,7 @@ class NetworkPair:
                     raise SystemExit(128 + signal.SIGTERM)
                 inputs, targets = self._to_device(batch)
                 with self._autocast():  # the next call may overwrite the output of a CUDA graph
-                    logits = [_copied(self.forward(model, inputs)) for model in self.models]
+                    logits = [_copied(self.forward(alone(model), inputs)) for model in self.models]
                 check_pair(*logits)
                 check_logits_targets(logits[0], targets)
                 yield torch.stack(logits), targets.long()
@@ -101,9 +101,11 @@ class NetworkPair:
                 resting[:] = [part for part in inner.modules() if not part.training]
             elif not any(p.requires_grad for p in model.parameters()):
                 continue
+            elif any(part.training for part in inner.modules()):  # not in eval mode as a whole
+                resting[:] = _frozen(inner)
             model.train()  # in any case: a model's own `train` may freeze parts
             frozen = {*resting, *(part for part in model.modules() if not part.training)}
-            for part in model.modules():
+            for part in _every(model):
                 part.train(part not in frozen)
 
     def _warn_of_resting(self) -> None:
@@ -253,7 +255,7 @@ class NetworkPair:
             predicted = logits.argmax(-1)
             suggested = logits.float().softmax(-1).mean(0).argmax(-1)
             agree, lost = predicted[0] == predicted[1], logits.isnan().any(-1).any(0)
-            columns.append((targets, suggested, agree, clean_a, clean_b, lost))
+            columns.append((targets.clone(), suggested, agree, clean_a, clean_b, lost))
         if not columns:
             raise ValueError("the loader gave no batch")
         *found, lost = (torch.cat(column).cpu() for column in zip(*columns, strict=True))
@@ -263,6 +265,21 @@ class NetworkPair:
                 f"sample {int(lost.int().argmax())}; look for NaN in the inputs"
             )
         return found
+
+
+def _every(model: nn.Module) -> list[nn.Module]:
+    """List a module and its parts, each after all that hold it, whose `train` changes it too."""
+    return [part for _, part in model.named_modules(remove_duplicate=False)]
+
+
+def _frozen(model: nn.Module) -> list[nn.Module]:
+    """List the parts in eval mode that have parameters but none to train, and what they hold."""
+    found = []
+    for part in model.modules():
+        needs = {p.requires_grad for p in part.parameters()}
+        if not part.training and needs == {False}:
+            found += list(part.modules())
+    return found
 
 
 def _copied(value: Any) -> Any:

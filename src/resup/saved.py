@@ -9,6 +9,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from . import loaders
@@ -18,7 +19,6 @@ from .checkpoint import (
     load_part,
     random_states,
     save_checkpoint,
-    set_random_states,
 )
 from .distributed import everyones, rank, unwrap, world_size
 from .pair import NetworkPair
@@ -48,7 +48,7 @@ class SavedPair(NetworkPair):
         As in torch, tensors are those that training goes on to change: deep-copy it to keep it.
 
         The state of network A is ``model_a``, that of B ``model_b``. Callbacks that have a
-        `state_dict` are in it. The current random states are not: in the middle of an epoch those
+        `state_dict`, and losses that are modules with a state, are in it. The current random states are not: in the middle of an epoch those
         of its start are, and the checkpoints of `fit` store the current ones beside it.
         Gradients are not in it either, so with `accumulate` take it after an optimizer step.
         """
@@ -111,6 +111,10 @@ class SavedPair(NetworkPair):
         }
         parts |= {f"optimizer_{i}": optimizer for i, optimizer in enumerate(self.optimizers)}
         parts |= {f"scheduler_{i}": scheduler for i, scheduler in enumerate(self.schedulers)}
+        for name in ("cross_weighted", "consistency"):
+            loss = getattr(self, name)
+            if isinstance(loss, nn.Module) and loss.state_dict():
+                parts[name] = loss
         return parts | ({"scaler": self.scaler} if self.scaler else {}) | {"weigher": self.weigher}
 
     def _kinds(self) -> list[str]:
@@ -134,7 +138,8 @@ class SavedPair(NetworkPair):
         if path is not None and self.is_main_process:
             save_checkpoint({**self.state_dict(), "random": randomness}, path)
 
-    def _resume(self, path: str | os.PathLike[str], loader: Iterable[Any]) -> None:
+    def _resume(self, path: str | os.PathLike[str], loader: Iterable[Any]) -> Any:
+        """Load a checkpoint; returns the random states to go on with, if it has them."""
         state = load_checkpoint(path)
         self.load_state_dict(state)
         if self.epoch:
@@ -148,5 +153,4 @@ class SavedPair(NetworkPair):
             )
             self._done = EpochProgress().to(self.device)
             self.weigher.reset()
-        if rank() < len(randomness):
-            set_random_states(randomness[rank()], loaders.generators(loader))
+        return randomness[rank()] if rank() < len(randomness) else None

@@ -29,7 +29,7 @@ from ._validation import (
 )
 from .callbacks import Callback
 from .checkpoint import as_path, check_path, on_sigterm, random_states, set_random_states
-from .distributed import check_alike, explain_loss, is_distributed, unwrap
+from .distributed import check_alike, explain_loss, is_distributed, share_buffers, unwrap
 from .losses import ConsistencyLoss, CrossWeightedLoss
 from .progress import EpochProgress
 from .saved import SavedPair
@@ -321,10 +321,11 @@ class CoTrainer(SavedPair):
         checkpoint, resume = as_path("checkpoint", checkpoint), as_path("resume", resume)
         check_optimizers(self.models, self.optimizers)  # parameters may be unfrozen since
         stepping.check_plateaus(self.schedulers, val_loader)
+        randomness = None
         if resume is not None:
             restarts = checkpoint is not None and checkpoint.resolve() == resume.resolve()
             if not restarts or resume.exists():
-                self._resume(resume, train_loader)
+                randomness = self._resume(resume, train_loader)
         elif 0 < epochs <= self.epoch and self._ending is None:
             warnings.warn(
                 f"epochs counts all epochs, got {epochs} with {self.epoch} done: nothing is "
@@ -338,6 +339,8 @@ class CoTrainer(SavedPair):
             for callback in self.callbacks:
                 callback.on_fit_start(self)
                 ends.callback(callback.on_fit_end, self)
+            if randomness is not None:  # whatever callbacks have drawn
+                set_random_states(randomness, loaders.generators(train_loader))
             ends.callback(setattr, self, "_stop", False)  # callbacks may look at data at the end
             if checkpoint is not None and not is_distributed():
                 ends.enter_context(on_sigterm(self._stop_soon))
@@ -350,6 +353,7 @@ class CoTrainer(SavedPair):
                 if self._ending is not None:
                     self._end_epoch(train_loader, val_loader, checkpoint)
                 if self.epoch < epochs:
+                    self._train_mode()
                     self._warn_of_resting()
                 while self.epoch < epochs and not (self._stop or self.should_stop):
                     means = self.train_epoch(train_loader)
@@ -399,12 +403,13 @@ class CoTrainer(SavedPair):
         in the models and in schedulers stepped by the step, stays.
         """
         self._train_mode()
-        loaders.set_epoch(loader, self.epoch)
         stepping.zero_grad(self.optimizers)
         done, resumed = self._done, self._done.steps
         try:
             if not self._train_batches(loader):
                 return None
+            for model in self.models:
+                share_buffers(model)
             self._refit(loader)
             means = done.means()
         except BaseException:
@@ -423,28 +428,31 @@ class CoTrainer(SavedPair):
         generators = loaders.generators(loader)
         done, resumed, step = self._done, self._done.steps, 0
         pending = False
-        length = loaders.length(loader)
+        now = random_states(generators)
         if resumed:
-            if done.batches != length:
+            set_random_states(done.randomness, generators)
+        else:
+            done.randomness = now
+            done.lr = float(self.optimizers[0].param_groups[0]["lr"])
+        batches = loaders.until_stopped(loader, lambda: self._stop and not pending)
+        with self._progress_bar(loader) as bar:
+            try:
+                loaders.set_epoch(loader, self.epoch)
+                for _ in islice(batches, resumed):
+                    step += 1
+                    bar.update()
+            finally:
+                if resumed:
+                    set_random_states(now, loaders.generators(loader))
+            if resumed and done.batches != (length := loaders.length(loader)):
                 raise ValueError(
                     f"train_loader must give {done.batches} batches as when this epoch was begun, "
                     f"got {length}; it goes on only with the loader that it was begun with"
                 )
-            now = random_states(generators)
-            set_random_states(done.randomness, generators)
-        else:
-            done.batches = length
-            done.randomness = random_states(generators)
-            done.lr = float(self.optimizers[0].param_groups[0]["lr"])
-        batches = loaders.until_stopped(loader, lambda: self._stop and not pending)
-        with self._progress_bar(loader) as bar:
-            for _ in islice(batches, resumed):
-                step += 1
-                bar.update()
-            if resumed:
-                set_random_states(now, generators)
             for step, batch in enumerate(batches, resumed + 1):
                 bar.update()
+                if step == 1:  # some lengths are known only now
+                    done.batches = loaders.length(loader)
                 inputs, targets = self._to_device(batch)
                 done.begun = step
                 values = self.train_step(inputs, targets)
