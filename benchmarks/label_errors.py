@@ -38,6 +38,7 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -53,7 +54,17 @@ from paper import methods
 from paper.batches import DeviceBatches
 from paper.datasets import Split
 from paper.provenance import ROOT, provenance
-from paper.run import AUTOCAST, DEVICE, DTYPE, Protocol, make_network, positive, whole
+from paper.run import (
+    AUTOCAST,
+    DEVICE,
+    DTYPE,
+    Protocol,
+    check_folder,
+    make_network,
+    positive,
+    whole,
+    write_json,
+)
 from posterior_quality import STATED, listed
 
 from resup import CoTrainer, LabelReport
@@ -190,6 +201,9 @@ def train(args: argparse.Namespace, noise: str, protocol: Protocol, data: Split,
     """Do what is not done yet; returns the folder with a file a training."""
     folder = args.runs / f"{args.size}-{protocol.epochs}-{args.dtype}-{noise}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
+    settings = {"labels": crc32(data.labels.tobytes()), "images": crc32(data.images.tobytes())}
+    check_folder(folder / "settings.json", settings, "--runs")
+    write_json(folder / "settings.json", settings)
     for name, training in trainings(args, protocol, data, seed):
         path = folder / f"{name}.npz"
         if not path.exists():
@@ -312,7 +326,7 @@ def rated(
     """
     results, trained, alone = [], [], False
     for noise in args.labels:
-        given = cifar10.human_labels(args.data, noise)[: protocol.samples]
+        given = cifar10.human_labels(args.data, noise, data.labels)[: protocol.samples]
         wrong = given != data.labels
         for seed in args.seeds:
             folder = train(args, noise, protocol, data._replace(labels=given), seed)

@@ -95,7 +95,7 @@ def record(run: str, root: Path | None) -> dict[str, np.ndarray]:
     x = (x - x.mean((0, 2, 3), keepdim=True)) / x.std((0, 2, 3), keepdim=True)
     c = int(true.max()) + 1
     if kind in cifar10.HUMAN:
-        given = cifar10.human_labels(root, kind)[: len(true)]
+        given = cifar10.human_labels(root, kind, true)[: len(true)]
     else:
         given = noisy(name, kind, rate, x, true, c, seed)
     y, wrong = torch.from_numpy(given).long(), given != true

@@ -40,10 +40,11 @@ PROTOCOLS = {
 }  # fmt: skip
 
 
-def human_labels(folder: Path, which: str) -> NDArray[np.int64]:
+def human_labels(folder: Path, which: str, true: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Labels that people gave to the training images, the first of which have these true ones."""
     classes = 100 if which == HUMAN_100 else 10
     files = [folder / f"CIFAR-{classes}_human.{kind}" for kind in ("pt", "npz")]
-    return cifar_n(next((file for file in files if file.exists()), files[0]), which)
+    return cifar_n(next((file for file in files if file.exists()), files[0]), which, true)
 
 
 def main() -> None:
@@ -57,7 +58,7 @@ def main() -> None:
     check_noise(parser, args)
     data = DATASETS[args.dataset](args.data)
     if args.noise in (*HUMAN, HUMAN_100):
-        given = human_labels(args.data, args.noise)
+        given = human_labels(args.data, args.noise, data.train.labels)
     else:
         given = wrong_labels(args, data, args.noise, PARTNER)
     run(args, args.dataset, args.noise, data, given, PROTOCOLS[args.size])

@@ -11,9 +11,9 @@ skipped, one that was broken off goes on, and ``--jobs`` run side by side. Runs 
 first: all columns of the first rows, then more rows, then more seeds. ``--network resnet18-cifar``
 gives ``--table human`` at full size the backbone of its field.
 
-Figures go to ``--out``, but 3 and 4, which show faces that may not be passed on, and those of some
-rows or columns only, to ``--runs``. 3, 4 and 7 are drawn from files that the run of the first seed
-has left in ``--runs``.
+Figures go to ``--out``, but 3 and 4, which show faces that may not be passed on, those of some rows
+or columns only, and trials to ``--runs``. 3, 4 and 7 are drawn from files that the run of the first
+seed has left in ``--runs``.
 
 At full size the paper's networks for faces start from MS-Celeb-1M and ImageNet; here they start at
 random unless ``--weights`` are given.
@@ -38,7 +38,7 @@ import numpy as np
 from paper.methods import METHODS
 from paper.networks import NETWORKS
 from paper.published import FIGURES, PLACES, TABLES, Column, Table
-from paper.run import SNAPSHOTS, positive
+from paper.run import AUTOCAST, DTYPE, SNAPSHOTS, positive
 
 EXAMPLES = Path(__file__).resolve().parent
 RESULTS = EXAMPLES.parent / "benchmarks" / "results"
@@ -63,7 +63,13 @@ class Results:
         path = self.path(dataset)
         with self.lock:
             lines = path.read_text().splitlines() if path.exists() else []
-        return list(map(json.loads, lines))
+        records = []
+        for number, line in enumerate(lines, 1):
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                raise SystemExit(f"{path}, line {number} is no record: delete it") from None
+        return records
 
     def find(self, column: Column, method: str) -> list[dict]:
         """Records of a cell, one a seed."""
@@ -77,8 +83,8 @@ class Results:
 
     def add(self, dataset: str, record: Path) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self.lock, self.path(dataset).open("a") as file:
-            file.write(record.read_text())
+        with self.lock, self.path(dataset).open("ab", buffering=0) as file:
+            file.write(record.read_bytes())  # at once, as other runners may write too
 
 
 def runs(table: Table, seeds: Iterable[int]) -> Iterator[tuple[Column, str, int]]:
@@ -95,8 +101,9 @@ def trial(args: argparse.Namespace) -> dict[str, int]:
 
 
 def size(args: argparse.Namespace) -> str:
-    """Name of the protocol; trials of other sizes stay apart from its results."""
-    return "-".join([args.size, *(f"{n}-{name}" for name, n in trial(args).items())])
+    """Name of the protocol; trials of other sizes and in float32 stay apart from its results."""
+    parts = [f"{n}-{name}" for name, n in trial(args).items()]
+    return "-".join([args.size, *parts, *[args.dtype] * (args.dtype != "bfloat16")])
 
 
 def folder(args: argparse.Namespace, column: Column, method: str, seed: int) -> Path:
@@ -124,10 +131,11 @@ def start(
     command = [
         sys.executable, str(EXAMPLES / column.script), *column.arguments(args.data),
         "--method", method, "--seed", str(seed), "--size", args.size, "--out", str(out),
+        "--dtype", args.dtype,
         *chain.from_iterable((f"--{name}", str(n)) for name, n in trial(args).items()),
         *["--compile"] * args.compile,
     ]  # fmt: skip
-    with (out / "log.txt").open("w") as log:
+    with (out / "log.txt").open("a") as log:
         share = max(1, (os.cpu_count() or 1) // args.jobs)  # runs side by side share the cores
         threads = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": str(share)}
         environment = threads | os.environ
@@ -209,6 +217,10 @@ def draw(args: argparse.Namespace, table: Table, results: Results) -> Path:
         from fer import DATASETS, SIZES
 
         found, out = written(run, "labels"), args.runs
+        if "clean_probability" not in found:
+            raise SystemExit(
+                f"figure {args.figure} needs a method that judges labels, not {method}"
+            )
         data = DATASETS[column.dataset](args.data / PLACES[column.dataset], size=SIZES[args.size])
         figure = figures.faces(
             data.train.images, found["given"], found["true"], found["clean_probability"],
@@ -264,18 +276,22 @@ def main() -> None:
     parser.add_argument("--weights", nargs="+", help="as of the scripts of single runs")
     parser.add_argument("--epochs", type=positive, help="other than the protocol's, for a trial")
     parser.add_argument("--samples", type=positive, help="as of the scripts of single runs")
+    parser.add_argument("--dtype", choices=AUTOCAST, default=DTYPE, help="as of the single runs")
     parser.add_argument("--compile", action="store_true", help="as of the scripts of single runs")
     parser.add_argument("--jobs", type=positive, default=1, help="runs side by side")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="checkpoints and logs")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, help="those of the repository by default")
     parser.add_argument("--out", type=Path, help="for figures; those of the docs by default")
     parser.add_argument("--print", action="store_true", help="run nothing")
     args = parser.parse_args()
     table = TABLES[args.table] if args.table else FIGURES[args.figure]
     if args.network and any(column.network for column in table.columns):
         parser.error("--network is not for a table whose columns have networks of their own")
-    other = args.methods or args.columns or args.network or args.weights
+    other = args.methods or args.columns or args.network or args.weights or trial(args)
     args.out = args.out or (args.runs if other else PICTURES)
+    args.results = args.results or (args.runs if trial(args) else RESULTS)
+    if args.results.exists() and not args.results.is_dir():
+        parser.error(f"--results must be a folder, got {args.results}")
     table = table.only(args.methods, args.columns).starting(args.network, args.weights)
     if args.figure == "7" and (args.epochs or max(SNAPSHOTS)) < max(SNAPSHOTS):
         parser.error(f"--epochs must be at least {max(SNAPSHOTS)} for figure 7, got {args.epochs}")

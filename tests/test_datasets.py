@@ -179,6 +179,16 @@ def test_cifar_n(tmp_path, suffix):
         datasets.cifar_n(bad, "aggre")
 
 
+def test_cifar_n_of_other_images(tmp_path):
+    true = np.array([0, 1, 2])
+    path = write_human(tmp_path / "human.npz", clean_label=[0, 1, 2, 3], aggre_label=[0, 1, 1, 1])
+    assert datasets.cifar_n(path, "aggre", true).tolist() == [0, 1, 1, 1]
+    with pytest.raises(ValueError, match=r"clean_label differs .* of 2 of 3 images"):
+        datasets.cifar_n(path, "aggre", true[::-1])
+    with pytest.raises(ValueError, match=r"human\.npz must have 5 labels, one an image, got 4"):
+        datasets.cifar_n(path, "aggre", np.arange(5))
+
+
 def test_cifar_n_that_is_something_else(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"human.pt is missing; .*cifar-10-100n"):
         datasets.cifar_n(tmp_path / "human.pt", "aggre")

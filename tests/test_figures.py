@@ -153,7 +153,8 @@ def reproduced(tmp_path, monkeypatch, capsys):
         folders = [
             part for name in ("runs", "results", "out") for part in (f"--{name}", tmp_path / name)
         ]
-        command = ["reproduce.py", "--print", "--size", "cpu", *folders, *arguments]
+        given = "--print", "--size", "cpu", "--dtype", "bfloat16", *folders
+        command = ["reproduce.py", *given, *arguments]
         monkeypatch.setattr(sys, "argv", [str(part) for part in command])
         reproduce.main()
         return capsys.readouterr().out.splitlines()[-1]
@@ -216,6 +217,7 @@ def test_a_run_whose_files_are_gone_is_made_again(tmp_path, monkeypatch):
     monkeypatch.setattr(reproduce.subprocess, "Popen", Run)
     runs = {"runs": tmp_path / "runs", "data": tmp_path, "compile": False}
     args = Namespace(figure="7", seeds=[0], size="cpu", epochs=None, samples=None, jobs=1, **runs)
+    args.dtype = "bfloat16"
     results = reproduce.Results(tmp_path / "results", "cpu")
     for _ in range(2):
         assert reproduce.run_all(args, table, results)
@@ -247,6 +249,23 @@ def test_faces_stay_out_of_the_repository(reproduced, tmp_path, rng, monkeypatch
     assert imread(path).std() > 0.05
     assert not (tmp_path / "out").exists()
     assert asked == [(tmp_path / "data" / "ferplus", 48)]
+
+
+def test_faces_need_a_method_that_judges_labels(reproduced, tmp_path):
+    run = tmp_path / "runs" / "ferplus-ferplus_30%-jocor-0-cpu"
+    run.mkdir(parents=True)
+    np.savez(run / "labels.npz", given=np.arange(5), true=np.arange(5))
+    store(tmp_path, published.FIGURES["3"].only(["jocor"], None))
+    with pytest.raises(SystemExit, match="figure 3 needs a method that judges labels, not jocor"):
+        reproduced("--figure", "3", "--methods", "jocor", "--data", tmp_path)
+
+
+def test_a_record_that_was_not_written_whole_is_named(reproduced, tmp_path):
+    store(tmp_path, published.FIGURES["5"])
+    with (tmp_path / "results" / "ferplus-cpu.jsonl").open("a") as file:
+        file.write('{"dataset": "ferp')
+    with pytest.raises(SystemExit, match=r"ferplus-cpu\.jsonl, line \d+ is no record: delete it"):
+        reproduced("--figure", "5")
 
 
 def test_nothing_done_yet(reproduced):

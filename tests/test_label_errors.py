@@ -160,6 +160,17 @@ def test_rank_of_named_labels():
     np.testing.assert_array_equal(label_errors.by_rank(np.array([3, 0]), 5), [1, 0, 0, 2, 0])
 
 
+def test_trainings_of_other_labels_are_not_taken_for_these(run, data):
+    flags = "--only", "resup", "--dtype", "float32"
+    run(*flags, epochs=2)
+    path = data / "CIFAR-10_human.npz"
+    labels = dict(np.load(path))
+    labels["worse_label"] = (labels["worse_label"] + 1) % 10
+    np.savez(path, **labels)
+    with pytest.raises(SystemExit, match=r"holds another run, whose labels is .*another --runs"):
+        run(*flags, epochs=2)
+
+
 def test_one_epoch_is_all_warm_up(run, capsys):
     with pytest.raises(SystemExit):
         run(epochs=1)

@@ -72,6 +72,18 @@ def test_weights_beside_an_object(tmp_path):
         networks.build("resnet18", classes=7, weights=file)
 
 
+def test_files_that_are_no_weights(tmp_path):
+    file = tmp_path / "page.pt"
+    for content in (b"", b"hello", b"<html>", bytes(300)):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"page\.pt cannot be read as weights: "):
+            networks.build("resnet18", classes=7, weights=file)
+    for content, kind in (([1, 2], "list"), (torch.zeros(3), "Tensor"), ({"state_dict": 1}, "int")):
+        torch.save(content, file)
+        with pytest.raises(ValueError, match=f"must hold a state dict, got {kind}"):
+            networks.build("resnet18", classes=7, weights=file)
+
+
 def test_weights_of_imagenet_are_the_plain_ones(monkeypatch):
     """Not those of the newer recipe, which torchvision takes for some networks by default."""
     asked = []

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 from argparse import ArgumentParser, Namespace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from paper import methods, published, run
+from paper import methods, networks, published, run
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -135,6 +136,11 @@ def test_a_run_goes_on_that_was_told_to_stop_in_its_first_epoch(tmp_path, monkey
     [
         ("cifar10.py", ("--noise", "worst", "--rate", "0.3"), "--rate is for symmetric"),
         ("cifar10.py", ("--epochs", "0"), "invalid positive value: '0'"),
+        ("cifar10.py", ("--rate", "1.5"), "invalid share value: '1.5'"),
+        ("cifar10.py", ("--rate", "nan"), "invalid share value: 'nan'"),
+        ("cifar10.py", ("--consistency-weight", "-1"), "invalid not_negative value: '-1'"),
+        ("cifar10.py", ("--seed", "-1"), "invalid whole_number value: '-1'"),
+        ("reproduce.py", ("--table", "5", "--results", __file__), "--results must be a folder"),
         ("cifar10.py", ("--dataset", "cifar100", "--noise", "worst"), "worst is not for cifar100"),
         ("fer.py", ("--dataset", "ferplus", "--labels", "list.txt"), "--labels is for RAF-DB"),
         ("reproduce.py", ("--table", "5", "--columns", "sym 2%"), "got 'sym 2%'"),
@@ -198,10 +204,11 @@ def test_a_table(cifar, tmp_path):
         *("--table", "5", "--data", cifar, "--size", "cpu", "--columns", "sym 20%", "sym 50%"),
         *("--methods", "plain", "jocor", "--runs", tmp_path / "runs"),
         *("--results", tmp_path / "results", "--jobs", "2", "--epochs", "2", "--samples", "150"),
+        *("--dtype", "float32"),
     )
     done = script("reproduce.py", *arguments)
     assert done.returncode == 0, done.stderr
-    written = tmp_path / "results" / "cifar10-cpu-2-epochs-150-samples.jsonl"
+    written = tmp_path / "results" / "cifar10-cpu-2-epochs-150-samples-float32.jsonl"
     records = [json.loads(line) for line in written.read_text().splitlines()]
     assert {r["protocol"]["samples"] for r in records} == {150}
     assert {(r["method"], r["rate"]) for r in records} == {
@@ -265,6 +272,32 @@ def test_a_folder_holds_the_labels_of_one_run(tmp_path):
     run.check_folder(path, {"labels": 1})
     with pytest.raises(SystemExit, match="holds another run, whose labels is 1 in place of 2"):
         run.check_folder(path, {"labels": 2})
+
+
+def test_one_process_trains_in_a_folder(tmp_path):
+    body = f"with alone_in(Path({str(tmp_path)!r})): print(1)"
+    code = f"from pathlib import Path; from paper.run import alone_in\n{body}"
+    command = [sys.executable, "-c", code]
+    other = partial(subprocess.run, command, cwd=EXAMPLES, capture_output=True, text=True)
+    with run.alone_in(tmp_path):
+        assert f"another process is training in {tmp_path}" in other().stderr
+    assert other().stdout == "1\n"
+
+
+def test_a_folder_of_settings_that_cannot_be_read(tmp_path):
+    (tmp_path / "settings.json").write_text('{"labels": ')
+    with pytest.raises(SystemExit, match=r"settings\.json is no JSON: delete it, or give another"):
+        run.check_folder(tmp_path / "settings.json", {"labels": 1})
+
+
+def test_other_weights_under_one_name_are_another_run(tmp_path):
+    file, missing = tmp_path / "w.pt", tmp_path / "missing.pt"
+    sums = []
+    for content in (b"first", b"second"):
+        file.write_bytes(content)
+        sums.append(networks.checksums(["imagenet", str(file), str(missing)]))
+    assert sums[0] != sums[1]
+    assert networks.checksums(None) == networks.checksums(["imagenet"]) == {}
 
 
 def test_published_tables_fit():

@@ -101,12 +101,12 @@ def cifar100(root: str | Path) -> Dataset:
     return Dataset(train, test, tuple(name.decode() for name in names))
 
 
-def cifar_n(path: str | Path, which: str) -> np.ndarray:
+def cifar_n(path: str | Path, which: str, true: np.ndarray | None = None) -> np.ndarray:
     """Human labels of the CIFAR training images (Wei et al. 2022), in the order of the images.
 
     `path` is ``CIFAR-10_human`` or ``CIFAR-100_human``, as the published .pt or as an .npz with
     the same keys. `which` is "aggre", "random1", "random2", "random3" or "worst" for CIFAR-10 and
-    "noisy" for CIFAR-100.
+    "noisy" for CIFAR-100. `true` labels of the first images tell whether the order is theirs.
     """
     if which not in CIFAR_N_KEYS:
         raise ValueError(f"which must be one of {', '.join(CIFAR_N_KEYS)}, got {which!r}")
@@ -116,7 +116,17 @@ def cifar_n(path: str | Path, which: str) -> np.ndarray:
     key = CIFAR_N_KEYS[which]
     if key not in labels:
         raise ValueError(f"{path} has no labels {key!r}, only {', '.join(labels)}")
-    return _labels(labels[key], 100 if which == "noisy" else 10, path)
+    given = _labels(labels[key], 100 if which == "noisy" else 10, path)
+    if true is not None:
+        if len(given) < len(true):
+            raise ValueError(f"{path} must have {len(true)} labels, one an image, got {len(given)}")
+        clean = labels.get("clean_label", true)[: len(true)]
+        if differ := np.count_nonzero(clean != true):
+            raise ValueError(
+                f"{path}: clean_label differs from the labels of {differ} of {len(true)} images; "
+                "are they in another order?"
+            )
+    return given
 
 
 def ferplus(
@@ -336,10 +346,10 @@ def _rows(
 
 def _integers(values: Any, path: Path) -> np.ndarray:
     try:
-        if np.asarray(values).dtype.kind == "f":
+        if np.size(values) and np.asarray(values).dtype.kind == "f":
             raise ValueError("got fractions")
         return np.array(values, np.int64)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ValueError(f"{path}: expected whole numbers ({error})") from error
 
 

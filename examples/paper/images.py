@@ -80,7 +80,7 @@ class ImageFiles:
             with Image.open(path) as image:
                 part = image if box is None else image.crop(clip(box, image.size))
                 pixels = np.asarray(part.convert(self.mode))
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(f"{path} cannot be read as an image: {error}") from error
         return np.array(resized(pixels, self.size)).reshape(self.shape[1:])
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import torch
 import torch.nn.functional as F
@@ -221,12 +222,24 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"there is no weight file {path}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"weights must be a file of tensors only, which {path} is not: load it once in an "
-            'environment where you trust it, and save {"state_dict": ...} alone'
-        ) from error
-    return state.get("state_dict", state)
+    except Exception as error:  # a damaged file can make the reader fail in any way
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
+            raise ValueError(
+                f"weights must be a file of tensors only, which {path} is not: load it once in an "
+                'environment where you trust it, and save {"state_dict": ...} alone'
+            ) from error
+        raise ValueError(f"{path} cannot be read as weights: {error}") from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} must hold a state dict, got {type(state).__name__}")
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def checksums(weights: Sequence[str] | None) -> dict[str, list[int]]:
+    """Tell weight files of one name apart; empty if there are none."""
+    files = [Path(name) for name in weights or () if name != "imagenet"]
+    sums = [crc32(file.read_bytes()) for file in files if file.exists()]
+    return {"weight_files": sums} if sums else {}
 
 
 def _imagenet(name: str) -> dict[str, Tensor]:

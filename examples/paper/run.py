@@ -17,6 +17,7 @@ from zlib import crc32
 import numpy as np
 import torch
 import torch.nn.functional as F
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import nn
@@ -44,7 +45,7 @@ AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16}
 
 def usual_dtype(device: str) -> str:
     """Choose bfloat16, but where it is emulated, which takes several times as long."""
-    if device == "cuda":
+    if device.startswith("cuda"):
         native = torch.cuda.get_device_capability() >= (8, 0)
     else:
         native = torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
@@ -154,16 +155,14 @@ def arguments(description: str, holds: str | None) -> argparse.ArgumentParser:
         help=f"folder that holds {holds}" if holds else "not used",
     )
     add("--method", choices=methods.METHODS, default="resup")
-    add(
-        "--rate", type=float, default=0.0, help="share of training labels made wrong; 0 leaves them"
-    )
+    add("--rate", type=share, default=0.0, help="share of training labels made wrong")
     add("--size", choices=("paper", "cpu"), default="paper", help="protocol")
     add("--network", choices=networks.NETWORKS, help="another backbone than the protocol's")
     add("--weights", nargs="+", help="imagenet or a file; one, or one a network")
     add("--epochs", type=positive, help="other than the protocol's")
     add("--samples", type=positive, help="train on the first so many images, in place of its own")
-    add("--consistency-weight", type=float, default=5.0, help="lambda of Eq. 6")
-    add("--seed", type=int, default=0, help="of the noise, the networks and the batches")
+    add("--consistency-weight", type=not_negative, default=5.0, help="lambda of Eq. 6")
+    add("--seed", type=whole_number, default=0, help="of the noise, the networks and the batches")
     add("--device", default=DEVICE)
     add("--dtype", choices=AUTOCAST, default=DTYPE, help="of the networks' arithmetic")
     add("--compile", action="store_true", help="compile networks and weigher (torch.compile)")
@@ -174,6 +173,27 @@ def arguments(description: str, holds: str | None) -> argparse.ArgumentParser:
 def positive(text: str) -> int:
     """Read a whole number of at least 1."""
     if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+def whole_number(text: str) -> int:
+    """Read a whole number of at least 0."""
+    if (number := int(text)) < 0:
+        raise ValueError
+    return number
+
+
+def not_negative(text: str) -> float:
+    """Read a finite number of at least 0."""
+    if not 0 <= (number := float(text)) < np.inf:
+        raise ValueError
+    return number
+
+
+def share(text: str) -> float:
+    """Read a number from 0 to 1."""
+    if not 0 <= (number := float(text)) <= 1:
         raise ValueError
     return number
 
@@ -202,15 +222,33 @@ def check_noise(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         args.noise = "clean"
 
 
-def check_folder(path: Path, settings: dict[str, Any]) -> None:
+def check_folder(path: Path, settings: dict[str, Any], flag: str = "--out") -> None:
     """Raise if the folder of this file of settings holds another run."""
     if path.exists():
-        there = json.loads(path.read_text())
+        try:
+            there = json.loads(path.read_text())
+        except ValueError:
+            raise SystemExit(f"{path} is no JSON: delete it, or give another {flag}") from None
         if other := [key for key in settings if there.get(key) != settings[key]]:
             raise SystemExit(
                 f"{path.parent} holds another run, whose {other[0]} is {there.get(other[0])!r} in "
-                f"place of {settings[other[0]]!r}: give another --out"
+                f"place of {settings[other[0]]!r}: give another {flag}"
             )
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Make a folder, and let no other process train in it meanwhile."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise SystemExit(f"another process is training in {folder}") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -255,24 +293,38 @@ def run(
     protocol : Protocol
         But for the epochs and samples that `args` asks for.
     """
-    start = perf_counter()
     protocol = protocol.but(epochs=args.epochs, samples=args.samples)
     settings = settings_of(args, dataset, noise, data, given, protocol)
-    check_folder(args.out / "settings.json", settings)
-    checkpoint, result = args.out / "checkpoint.pt", args.out / "result.json"
-    epochs = args.out / "epochs.jsonl"
-    if result.exists():
-        record: dict[str, Any] = json.loads(result.read_text())
-        print(f"done already, score {record['score']:.2f} %: {result}")
-        return record
+    result = args.out / "result.json"
+    with alone_in(args.out):
+        for path in (args.out / "settings.json", result):
+            check_folder(path, settings)
+        if result.exists():
+            record: dict[str, Any] = json.loads(result.read_text())
+            print(f"done already, score {record['score']:.2f} %: {result}")
+            return record
+        return train(args, data, given, protocol, settings)
+
+
+def train(
+    args: argparse.Namespace,
+    data: Dataset,
+    given: NDArray[np.int64],
+    protocol: Protocol,
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """Train, or go on, in a folder that is this run's; for the parameters see `run`."""
+    start = perf_counter()
+    checkpoint, epochs = args.out / "checkpoint.pt", args.out / "epochs.jsonl"
     if args.device == "cpu":
         torch.set_num_threads(1)
     given, true = given[: protocol.samples], data.train.labels[: protocol.samples]
     realised = noise_rate(true, given)
+    noise = settings["noise"]
     print(f"{len(given)} images, {noise} noise, realised rate {realised:.4f}; {args.method}")
 
-    train, test = make_batches(args, data, given, protocol)
-    ordered = train.in_order(500)
+    batches, test = make_batches(args, data, given, protocol)
+    ordered = batches.in_order(500)
     torch.manual_seed(args.seed)
     pair = make_networks(args, data, protocol)
     trainer = methods.make(
@@ -286,7 +338,8 @@ def run(
         progress=sys.stderr.isatty(),
         callbacks=[
             Test(test, protocol),
-            *[Snapshots(ordered, args.out, SNAPSHOTS)] * (dataset == "ferplus"),  # of Figure 7
+            *[Snapshots(ordered, args.out, SNAPSHOTS)]
+            * (settings["dataset"] == "ferplus"),  # of Figure 7
             JSONLinesLogger(epochs),
         ],
     )
@@ -294,14 +347,13 @@ def run(
     if args.compile:
         for part in (*trainer.models, trainer.weigher):
             part.compile()
-    args.out.mkdir(parents=True, exist_ok=True)
     write_json(args.out / "settings.json", settings)  # now: a start that fails claims no folder
     if checkpoint.exists():
         print(f"goes on from {checkpoint}")
     else:
         epochs.unlink(missing_ok=True)
     loaded = perf_counter()
-    trainer.fit(train, protocol.epochs, checkpoint=checkpoint, resume=checkpoint)
+    trainer.fit(batches, protocol.epochs, checkpoint=checkpoint, resume=checkpoint)
     trained = perf_counter()
     lines = epochs.read_text().splitlines() if epochs.exists() else []  # of earlier parts too
     seconds = loaded - start + sum(json.loads(line)["seconds"] for line in lines)
@@ -323,7 +375,7 @@ def run(
         "seconds": round(seconds + perf_counter() - trained, 1),
         **provenance(),
     }
-    write_json(result, record)
+    write_json(args.out / "result.json", record)
     checkpoint.unlink()
     print(f"score {record['score']:.2f} %")
     return record
@@ -348,6 +400,7 @@ def settings_of(
         "image_shape": list(data.train.images.shape[1:]),
         "network": args.network,
         "weights": args.weights,
+        **networks.checksums(args.weights),
         "size": args.size,
         "consistency_weight": args.consistency_weight,
         "protocol": {
@@ -406,6 +459,7 @@ def found(
 ) -> dict[str, Any]:
     """Say how well the trainer tells the wrong labels in the end, and write what it thinks."""
     if not trainer.weigher.mixtures_:
+        np.savez_compressed(folder / "labels.npz", given=given, true=true)
         return {}
     clean = trainer.clean_probability(ordered).numpy()
     np.savez_compressed(folder / "labels.npz", clean_probability=clean, given=given, true=true)

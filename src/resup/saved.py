@@ -48,8 +48,9 @@ class SavedPair(NetworkPair):
         As in torch, tensors are those that training goes on to change: deep-copy it to keep it.
 
         The state of network A is ``model_a``, that of B ``model_b``. Callbacks that have a
-        `state_dict`, and losses that are modules with a state, are in it. The current random states are not: in the middle of an epoch those
-        of its start are, and the checkpoints of `fit` store the current ones beside it.
+        `state_dict`, and losses that are modules with a state, are in it. The current random states
+        are not: in the middle of an epoch those of its start are, and the checkpoints of `fit`
+        store the current ones beside it.
         Gradients are not in it either, so with `accumulate` take it after an optimizer step.
         """
         return {
