@@ -2,7 +2,7 @@
 
     python examples/reproduce.py --table 5 --data DATA                     # full size, on a GPU
     python examples/reproduce.py --table 2 --data DATA --size cpu --jobs 2
-    python examples/reproduce.py --table 5 --size cpu --print              # only what is done
+    python examples/reproduce.py --table 5 --size cpu --dtype bfloat16 --print     # what is done
     python examples/reproduce.py --figure 5 --data DATA --size cpu         # then draws it
 
 `DATA` holds ``cifar-10-batches-py``, ``CIFAR-10_human.pt`` and the folders ``ferplus``, ``rafdb``,
@@ -12,8 +12,8 @@ first: all columns of the first rows, then more rows, then more seeds. ``--netwo
 gives ``--table human`` at full size the backbone of its field.
 
 Figures go to ``--out``, but 3 and 4, which show faces that may not be passed on, those of some rows
-or columns only, and trials to ``--runs``. 3, 4 and 7 are drawn from files that the run of the first
-seed has left in ``--runs``.
+or columns only, trials, and those in float32 to ``--runs``. 3, 4 and 7 are drawn from files that
+the run of the first seed has left in ``--runs``.
 
 At full size the paper's networks for faces start from MS-Celeb-1M and ImageNet; here they start at
 random unless ``--weights`` are given.
@@ -38,7 +38,7 @@ import numpy as np
 from paper.methods import METHODS
 from paper.networks import NETWORKS
 from paper.published import FIGURES, PLACES, TABLES, Column, Table
-from paper.run import AUTOCAST, DTYPE, SNAPSHOTS, positive
+from paper.run import AUTOCAST, DTYPE, SNAPSHOTS, positive, whole_number
 
 EXAMPLES = Path(__file__).resolve().parent
 RESULTS = EXAMPLES.parent / "benchmarks" / "results"
@@ -136,6 +136,7 @@ def start(
         *["--compile"] * args.compile,
     ]  # fmt: skip
     with (out / "log.txt").open("a") as log:
+        begin = log.tell()
         share = max(1, (os.cpu_count() or 1) // args.jobs)  # runs side by side share the cores
         threads = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": str(share)}
         environment = threads | os.environ
@@ -144,7 +145,9 @@ def start(
     code = process.wait()
     running.remove(process)
     if code:
-        said = (out / "log.txt").read_text().strip().rpartition("\n")[2]
+        with (out / "log.txt").open() as log:
+            log.seek(begin)
+            said = log.read().strip().rpartition("\n")[2]
         print(f"{out.name} ended with {code}: {said} (all in {out / 'log.txt'})", flush=True)
         return False
     if not there:
@@ -269,7 +272,7 @@ def main() -> None:
     what.add_argument("--figure", choices=FIGURES)
     parser.add_argument("--data", type=Path, help="needed to run, and for figures 3 and 4")
     parser.add_argument("--size", choices=("paper", "cpu"), default="paper")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--seeds", type=whole_number, nargs="+", default=[0])
     parser.add_argument("--methods", nargs="+", choices=METHODS, help="these rows only")
     parser.add_argument("--columns", nargs="+", help="these columns only, by their names")
     parser.add_argument("--network", choices=NETWORKS, help="another backbone for all columns")
@@ -280,7 +283,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="as of the scripts of single runs")
     parser.add_argument("--jobs", type=positive, default=1, help="runs side by side")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="checkpoints and logs")
-    parser.add_argument("--results", type=Path, help="those of the repository by default")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--out", type=Path, help="for figures; those of the docs by default")
     parser.add_argument("--print", action="store_true", help="run nothing")
     args = parser.parse_args()
@@ -288,8 +291,8 @@ def main() -> None:
     if args.network and any(column.network for column in table.columns):
         parser.error("--network is not for a table whose columns have networks of their own")
     other = args.methods or args.columns or args.network or args.weights or trial(args)
+    other = other or args.dtype != "bfloat16"
     args.out = args.out or (args.runs if other else PICTURES)
-    args.results = args.results or (args.runs if trial(args) else RESULTS)
     if args.results.exists() and not args.results.is_dir():
         parser.error(f"--results must be a folder, got {args.results}")
     table = table.only(args.methods, args.columns).starting(args.network, args.weights)

@@ -187,6 +187,9 @@ def test_cifar_n_of_other_images(tmp_path):
         datasets.cifar_n(path, "aggre", true[::-1])
     with pytest.raises(ValueError, match=r"human\.npz must have 5 labels, one an image, got 4"):
         datasets.cifar_n(path, "aggre", np.arange(5))
+    path = write_human(tmp_path / "cut.npz", clean_label=[0, 1], aggre_label=[0, 1, 1, 1])
+    with pytest.raises(ValueError, match=r"cut\.npz must have 3 labels, one an image, got 2"):
+        datasets.cifar_n(path, "aggre", true)
 
 
 def test_cifar_n_that_is_something_else(tmp_path):

@@ -329,13 +329,17 @@ def test_even_noise_is_told_from_errors_and_from_confusions(c, rate):
     assert even_rate(confusions_of(c, to_next, pairs)) == 0
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_saturated_similarities_that_are_missed_are_told():
     s, decoys = np.repeat([0.0, 1.0], [300, 700]), np.zeros(100)
     with pytest.warns(ConvergenceWarning, match=r"30% .* and only 17% are found .*; try clip=0.01"):
         DecoyMixture().fit(s, decoys)
-    assert DecoyMixture(clip=0.01).fit(s, decoys).noise_rate_ == pytest.approx(0.3, abs=0.03)
-    assert DecoyMixture(noise_rate=0.1).fit(s, decoys).noise_rate_ == 0.1
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        clipped, known = DecoyMixture(clip=0.01).fit(s, decoys), DecoyMixture(noise_rate=0.1)
+        assert clipped.noise_rate_ == pytest.approx(0.3, abs=0.03)
+        assert known.fit(s, decoys).noise_rate_ == 0.1
+        DecoyMixture(clip=0.05).fit(np.repeat([0.0, 0.5], [300, 700]), np.full(100, 0.5))
+    assert not any("try clip" in str(each.message) for each in told)
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

@@ -125,7 +125,19 @@ class Generated(DataLoader):
         yield from super().__iter__()
 
 
-@pytest.mark.parametrize("kind", [DataLoader, Generated])
+class Adapter:
+    """Holds a loader, as Accelerate's do."""
+
+    persistent_workers = True
+
+    def __init__(self, *args, **options):
+        self.base_dataloader = DataLoader(*args, **options)
+
+    def __iter__(self):
+        yield from self.base_dataloader
+
+
+@pytest.mark.parametrize("kind", [DataLoader, Generated, Adapter])
 def test_workers_behind_a_progress_bar_are_started(kind):
     """As an epoch of an uninterrupted run does, before random states are put back."""
     loader = kind(data(), 40, num_workers=1, persistent_workers=True)
@@ -387,6 +399,12 @@ def test_an_error_in_the_batches_that_are_done_changes_nothing(tmp_path):
     with pytest.raises(OSError, match="network drive away"):
         t.fit(DataLoader(samples, 30), 3, resume=path)
     assert t.fit(DataLoader(samples, 30), 3).history == straight.history
+
+
+def test_a_loader_may_have_a_shape():
+    loader = DataLoader(data(), 40)
+    loader.shape = 160, 6
+    assert trainer().fit(loader, 1).epoch == 1
 
 
 def test_an_object_that_makes_up_attributes_ends():

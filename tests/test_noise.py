@@ -220,13 +220,20 @@ def test_any_seed_of_numpy():
         assert instance_transition(features, labels, 0.3, 2, seed=seed).shape == (4, 2)
 
 
-@pytest.mark.parametrize("seed", [3, [3, 4], np.random.SeedSequence(3)])
+@pytest.mark.parametrize("seed", [3, [3, 4], np.array([3, 4]), np.random.SeedSequence(3)])
 def test_one_seed_serves_for_distributions_and_for_the_draw(seed):
     true, features = np.zeros(20_000, int), np.ones((20_000, 2))
     distributions = instance_transition(features, true, 0.4, 2, seed, spread=0.3)
     given = draw_labels(distributions, seed)
     assert given.mean() == pytest.approx(distributions[:, 1].mean(), abs=0.01)
     np.testing.assert_array_equal(draw_labels(distributions, seed), given)
+
+
+def test_a_seed_sequence_seeds_as_in_numpy():
+    seed = np.random.SeedSequence(3, pool_size=8)
+    u = np.random.default_rng(seed).random(50)
+    expected = (u >= 0.5).astype(int)
+    np.testing.assert_array_equal(draw_labels(np.full((50, 2), 0.5), seed), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])

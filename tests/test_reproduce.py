@@ -10,11 +10,13 @@ import time
 from argparse import ArgumentParser, Namespace
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from paper import methods, networks, published, run
+from paper.datasets import Dataset, Split
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -290,6 +292,27 @@ def test_a_folder_of_settings_that_cannot_be_read(tmp_path):
         run.check_folder(tmp_path / "settings.json", {"labels": 1})
 
 
+def test_a_folder_is_one_run_alone(tmp_path, monkeypatch, capsys):
+    import digits
+
+    def start(*more):
+        flags = "--method", "jocor", "--epochs", "1", "--out", str(tmp_path), "--noise"
+        monkeypatch.setattr(sys, "argv", ["digits.py", *flags, *(more or ["clean"])])
+        digits.main()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.FileLock, "acquire", Mock(side_effect=run.Timeout("lock")))
+        with pytest.raises(SystemExit, match="another process is training in"):
+            start()
+    start()
+    assert set(np.load(tmp_path / "labels.npz")) == {"given", "true"}
+    start()
+    assert "done already" in capsys.readouterr().out
+    (tmp_path / "settings.json").unlink()
+    with pytest.raises(SystemExit, match=r"holds another run, whose noise is 'clean' in place of"):
+        start("symmetric", "--rate", "0.3")
+
+
 def test_other_weights_under_one_name_are_another_run(tmp_path):
     file, missing = tmp_path / "w.pt", tmp_path / "missing.pt"
     sums = []
@@ -298,6 +321,10 @@ def test_other_weights_under_one_name_are_another_run(tmp_path):
         sums.append(networks.checksums(["imagenet", str(file), str(missing)]))
     assert sums[0] != sums[1]
     assert networks.checksums(None) == networks.checksums(["imagenet"]) == {}
+    args = run.arguments("", None).parse_args(["--weights", str(file)])
+    split = Split(np.zeros((2, 8, 8, 1), np.uint8), np.arange(2))
+    data, protocol = Dataset(split, split, ("a", "b")), run.Protocol("cnn7", 1, 1, 0.1, 1)
+    assert run.settings_of(args, "", "", data, split.labels, protocol).items() >= sums[1].items()
 
 
 def test_published_tables_fit():

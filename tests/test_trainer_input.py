@@ -303,6 +303,15 @@ def test_a_frozen_backbone_stays_in_eval_mode_when_only_the_head_is_put_in_train
         t.fit(loader(), 3)
 
 
+def test_a_trainable_batch_norm_rests_on_when_only_the_head_is_put_in_train_mode():
+    models = pair()
+    models[0][1].eval()
+    t = trainer(models).fit(loader(), 1)
+    models[0].eval()[3].train()
+    t.fit(loader(), 2)
+    assert [part.training for part in models[0]] == [True, False, True, True]
+
+
 def test_a_loader_may_use_its_memory_again():
     samples = data(80)
 

@@ -118,10 +118,10 @@ def cifar_n(path: str | Path, which: str, true: np.ndarray | None = None) -> np.
         raise ValueError(f"{path} has no labels {key!r}, only {', '.join(labels)}")
     given = _labels(labels[key], 100 if which == "noisy" else 10, path)
     if true is not None:
-        if len(given) < len(true):
-            raise ValueError(f"{path} must have {len(true)} labels, one an image, got {len(given)}")
-        clean = labels.get("clean_label", true)[: len(true)]
-        if differ := np.count_nonzero(clean != true):
+        clean = labels.get("clean_label", true)
+        if (n := min(len(given), len(clean))) < len(true):
+            raise ValueError(f"{path} must have {len(true)} labels, one an image, got {n}")
+        if differ := np.count_nonzero(clean[: len(true)] != true):
             raise ValueError(
                 f"{path}: clean_label differs from the labels of {differ} of {len(true)} images; "
                 "are they in another order?"

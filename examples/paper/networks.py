@@ -228,7 +228,9 @@ def _read(path: Path) -> dict[str, Tensor]:
                 f"weights must be a file of tensors only, which {path} is not: load it once in an "
                 'environment where you trust it, and save {"state_dict": ...} alone'
             ) from error
-        raise ValueError(f"{path} cannot be read as weights: {error}") from error
+        raise ValueError(
+            f"{path} cannot be read as weights: it is damaged, or holds more than tensors"
+        ) from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict):
         raise ValueError(f"{path} must hold a state dict, got {type(state).__name__}")
@@ -238,7 +240,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 def checksums(weights: Sequence[str] | None) -> dict[str, list[int]]:
     """Tell weight files of one name apart; empty if there are none."""
     files = [Path(name) for name in weights or () if name != "imagenet"]
-    sums = [crc32(file.read_bytes()) for file in files if file.exists()]
+    sums = [crc32(file.read_bytes()) for file in files if file.is_file()]
     return {"weight_files": sums} if sums else {}
 
 

@@ -95,7 +95,7 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
         """Bayesian information criterion on X, for one `clip`; the lower the better.
 
         It compares fits by maximum likelihood, of `BetaMixture` with ``prior=0``: with another
-        prior more components than there are win.
+        prior the number of components that wins means nothing.
         """
         densities = self.score_samples(X)
         n_parameters = 3 * len(self.weights_) - 1

@@ -157,8 +157,9 @@ class DecoyMixture(SimilarityMixture):
             Noise rate that the network's surest predictions show, see
             :func:`resup.contradictions.contradiction_rate`. It counts up to 1 / (1 + hit_rate),
             where labels are no better than chance, and no more noise is found than twice this,
-            twice `decoy_rate_`, or 0.01. Without it the highest similarities show it, less exactly,
-            if there are decoys enough: 50 / hit_rate. Else the Betas are fitted to the decoys too.
+            twice `decoy_rate_`, or 0.01. Without it no more than 1 / (1 + hit_rate) is found, and
+            the highest similarities show it, less exactly, if there are decoys enough:
+            50 / hit_rate. Else the Betas are fitted to the decoys too.
             Without it noise between a few classes, or learnt by heart, is taken for none, which is
             not told (`degenerate_`) either.
         least_rate : float, default=0.0
@@ -248,13 +249,14 @@ class DecoyMixture(SimilarityMixture):
         elif told is None and at_zero > MANY and self.noise_rate_ < 0.9 * at_zero:
             warn(
                 f"{at_zero:.0%} of the values lie within {self.clip:g} of 0, and only "
-                f"{self.noise_rate_:.0%} are found wrong; try clip=0.01"
+                f"{self.noise_rate_:.0%} are found wrong"
+                + ("; try clip=0.01" if self.clip < 0.01 else "")
             )
         elif self.tol and not self.converged_:
             warn(f"EM did not converge in {self.max_iter} iterations; raise max_iter or tol")
         return self
 
-    def fit_predict(self, X: Any, decoys: Any = None, **fit_params: Any) -> NDArray[np.intp]:
+    def fit_predict(self, X: Any, decoys: Any, **fit_params: Any) -> NDArray[np.intp]:
         """Fit, then predict the same samples."""
         return self.fit(X, decoys, **fit_params).predict(X)
 

@@ -88,8 +88,11 @@ def start_workers(loader: Iterable[Any]) -> None:
     loader = unwrapped(loader)
     loader = getattr(loader, "base_dataloader", loader)  # of Accelerate's
     if getattr(loader, "persistent_workers", False):
-        # a subclass may have a generator function, which starts nothing
-        DataLoader.__iter__(loader) if isinstance(loader, DataLoader) else iter(loader)
+        # that of a subclass may be a generator function, which starts nothing
+        start: Callable[[Any], Any] = (
+            DataLoader.__iter__ if isinstance(loader, DataLoader) else iter
+        )
+        start(loader)
 
 
 LOST = (RuntimeError, ConnectionError, EOFError)  # where a worker dies, and while it sends a batch
@@ -117,7 +120,7 @@ def check_batches(name: str, loader: Any) -> None:
     batches = hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")
     if isinstance(loader, tuple) and loader and all(hasattr(part, "shape") for part in loader):
         found = f"({', '.join(type(part).__name__ for part in loader)})"
-    elif batches and not samples and not hasattr(loader, "shape"):
+    elif batches and not samples and not hasattr(type(loader), "shape"):
         return
     raise TypeError(f"{name} must give batches, such as a DataLoader, got {found}")
 

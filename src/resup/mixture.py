@@ -30,7 +30,7 @@ class BetaMixture(SimilarityMixture):
     ----------
     n_components : int, default=2
         Number of components, ascending in mean once fitted. For more than two give ``prior=0``:
-        with the default prior those in between get next to no weight.
+        with the default prior those in between are fitted badly.
     prior : float, default=0.3
         Pseudo-observations per observation that hold the *shapes* of the components to what a
         network's similarity says by itself: a label is right with probability (1 + 2 S) / 3. The

@@ -295,7 +295,7 @@ def noise_rate(true: ArrayLike, given: ArrayLike) -> float:
     Raises
     ------
     ValueError
-        If the shapes differ, N is 0, a label is NaN, or only one of the two holds names.
+        If the shapes differ, N is 0, a label is NaN or None, or only one of the two holds names.
 
     Examples
     --------
@@ -344,10 +344,11 @@ def noise_matrix(true: ArrayLike, given: ArrayLike, n_classes: int) -> Matrix:
 
 def _generator(seed: Any, *stream: int) -> np.random.Generator:
     key = seed
-    if isinstance(seed, (Integral, list, tuple)):
+    if isinstance(seed, (Integral, list, tuple, np.ndarray)):
         key = [*([seed] if isinstance(seed, Integral) else seed), *stream]
     elif isinstance(seed, np.random.SeedSequence):
-        key = np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, *stream))
+        spawned = (*seed.spawn_key, *stream)
+        key = np.random.SeedSequence(seed.entropy, spawn_key=spawned, pool_size=seed.pool_size)
     try:
         return np.random.default_rng(key)
     except (TypeError, ValueError):

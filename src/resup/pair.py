@@ -49,7 +49,7 @@ class NetworkPair:
         self._resting: tuple[list[nn.Module], ...] = ([], [])
 
     def forward(self, model: nn.Module, inputs: Any) -> Tensor:
-        """Logits (N, C) of one model."""
+        """Logits (N, C) of one model; to judge, of the module inside of DistributedDataParallel."""
         if isinstance(inputs, Mapping):
             output = model(**inputs)
         elif isinstance(inputs, (tuple, list)) and not isinstance(inputs, PackedSequence):
@@ -102,7 +102,7 @@ class NetworkPair:
             elif not any(p.requires_grad for p in model.parameters()):
                 continue
             elif any(part.training for part in inner.modules()):  # not in eval mode as a whole
-                resting[:] = _frozen(inner)
+                resting[:] = [p for p in {*resting, *_frozen(inner)} if not p.training]
             model.train()  # in any case: a model's own `train` may freeze parts
             frozen = {*resting, *(part for part in model.modules() if not part.training)}
             for part in _every(model):
@@ -152,7 +152,7 @@ class NetworkPair:
         Raises
         ------
         TypeError
-            If the loader is a data set or a tuple of tensors.
+            If the loader gives no batches, such as a data set or tensors.
         ValueError
             If the loader gave no sample.
         """
@@ -189,7 +189,7 @@ class NetworkPair:
         RuntimeError
             If no mixture has been fitted yet.
         TypeError
-            If the loader is a data set or a tuple of tensors.
+            If the loader gives no batches, such as a data set or tensors.
         ValueError
             If the loader is empty, or a DataLoader that drops its last samples, or one that
             shuffles by a sampler of torch's, so that its order would mean nothing (what other

@@ -298,8 +298,9 @@ class CoTrainer(SavedPair):
         Raises
         ------
         TypeError
-            If a loader is a data set or tensors, a path is none, a batch is no pair, targets are
-            not integers, or what a model returns is no logits.
+            If a loader gives no batches, such as a data set or tensors, `checkpoint` or `resume` is
+            no path, a batch is no pair, targets are not integers, or what a model returns is no
+            logits.
         ValueError
             If logits or targets have another shape than (N, C) and (N,), or, on the CPU, a label is
             not in [0, C); if a loader gives no sample, or another number of batches than in the
@@ -452,7 +453,7 @@ class CoTrainer(SavedPair):
             for step, batch in enumerate(batches, resumed + 1):
                 bar.update()
                 if step == 1:  # some lengths are known only now
-                    done.batches = loaders.length(loader)
+                    done.batches = bar.total = loaders.length(loader)
                 inputs, targets = self._to_device(batch)
                 done.begun = step
                 values = self.train_step(inputs, targets)
