@@ -80,11 +80,13 @@ def network(channels: int, c: int, small: bool) -> nn.Module:
 
 
 def record(run: str, root: Path | None) -> dict[str, np.ndarray]:
-    name, noise_name, *seeds = run.split("_")
-    seed = int(seeds[0]) if seeds else zlib.crc32(run.encode()) % 10_000
+    name, _, rest = run.partition("_")
+    noise_name, _, number = rest.partition("_")
+    seed = int(number) if number.isdecimal() else zlib.crc32(run.encode()) % 10_000
     kind = noise_name if noise_name in cifar10.HUMAN else noise_name.rstrip("0123456789")
     people = cifar10.HUMAN if name == "cifar10" else ()
-    if name not in NOISES or kind not in (*people, "sym", "asym", "pair", "image"):
+    known = name in NOISES and kind in (*people, "sym", "asym", "pair", "image")
+    if not known or (number and not number.isdecimal()):
         raise SystemExit(f"--runs must be DATA_NOISE or DATA_NOISE_SEED, got {run!r}")
     if root is None and name != "digits":
         raise SystemExit(f"--data is needed for {run}")

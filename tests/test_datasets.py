@@ -299,6 +299,15 @@ def test_fer2013_csv(tmp_path, vote, expected):
         assert colours(split) == [[10 * i + shade] for i, _ in expected]
 
 
+def test_a_part_of_fer2013_without_a_face(tmp_path):
+    write_fer2013(tmp_path)
+    for name in ("fer2013.csv", "fer2013new.csv"):
+        path = tmp_path / name
+        path.write_text(path.read_text().replace("PrivateTest", "Test"))
+    with pytest.raises(ValueError, match=r"fer2013new\.csv: in one part .* no votes settle"):
+        datasets.fer2013_csv(tmp_path)
+
+
 def test_fer2013_csv_is_ferplus(tmp_path, image):
     write_fer2013(tmp_path)
     write_ferplus(image, tmp_path)

@@ -11,7 +11,9 @@ import record
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("run", ["digits_symm40_1", "digits_worst", "mnist_sym40"])
+@pytest.mark.parametrize(
+    "run", ["digits_symm40_1", "digits_worst", "mnist_sym40", "digits", "digits_sym40_x"]
+)
 def test_a_recording_of_another_name_is_refused(run):
     with pytest.raises(SystemExit, match=f"DATA_NOISE_SEED, got '{run}'"):
         record.record(run, None)

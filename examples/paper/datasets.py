@@ -304,6 +304,8 @@ def _count_votes(
         settled = votes.max(1) > 0
     labels = votes.argmax(1)
     keep = np.flatnonzero(settled & (labels < len(FERPLUS_CLASSES)))
+    if not len(keep):
+        raise ValueError(f"{path}: in one part of the data no votes settle on a class")
     return keep, labels[keep]
 
 
