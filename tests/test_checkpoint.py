@@ -66,6 +66,15 @@ def test_losses_with_a_state_and_draws_of_callbacks_resume_exactly(tmp_path):
     assert run(4, resume=tmp_path / "c.pt") == straight
 
 
+def test_a_compiled_loss_is_saved_as_itself():
+    loss, other = RampUp(), RampUp()
+    loss.calls += 7
+    trainer(consistency=other).load_state_dict(
+        trainer(consistency=torch.compile(loss)).state_dict()
+    )
+    assert other.calls == 7
+
+
 def run_until(out, checkpoint, steps, with_signal, workers=0):
     """Start the run and send it and its workers a signal after so many steps; its exit code."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

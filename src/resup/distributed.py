@@ -105,7 +105,7 @@ def _names_of_all(names: list[str], device: torch.device) -> list[str]:
 @torch.no_grad()
 def share_buffers(model: nn.Module) -> None:
     """Give every process the buffers of the first, as DistributedDataParallel does at a step."""
-    model = getattr(model, "_orig_mod", model)
+    model = _uncompiled(model)
     if isinstance(model, nn.parallel.DistributedDataParallel) and model.broadcast_buffers:
         first = dist.get_global_rank(model.process_group, 0)
         for name, buffer in model.module.named_buffers():
@@ -132,7 +132,7 @@ _COLLECTIVE = re.compile(r"\b(gloo|nccl|pair closure)\b", re.IGNORECASE)
 
 def unwrap(model: nn.Module) -> nn.Module:
     """Return the module inside torch.compile and DistributedDataParallel."""
-    model = getattr(model, "_orig_mod", model)
+    model = _uncompiled(model)
     if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
         return unwrap(model.module)
     return model
@@ -140,5 +140,11 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def alone(model: nn.Module) -> nn.Module:
     """Return a model whose forward pass exchanges nothing with other processes."""
-    inner = getattr(model, "_orig_mod", model)
+    inner = _uncompiled(model)
     return inner.module if isinstance(inner, nn.parallel.DistributedDataParallel) else model
+
+
+def _uncompiled(model: nn.Module) -> nn.Module:
+    """Return the module inside torch.compile."""
+    inner: nn.Module = getattr(model, "_orig_mod", model)
+    return inner

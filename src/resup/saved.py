@@ -114,9 +114,8 @@ class SavedPair(NetworkPair):
         parts |= {f"scheduler_{i}": scheduler for i, scheduler in enumerate(self.schedulers)}
         for name in ("cross_weighted", "consistency"):
             loss = getattr(self, name)
-            loss = getattr(loss, "_orig_mod", loss)  # of torch.compile
             if isinstance(loss, nn.Module) and loss.state_dict():
-                parts[name] = loss
+                parts[name] = unwrap(loss)
         return parts | ({"scaler": self.scaler} if self.scaler else {}) | {"weigher": self.weigher}
 
     def _kinds(self) -> list[str]:
