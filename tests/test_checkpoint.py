@@ -66,6 +66,7 @@ def test_losses_with_a_state_and_draws_of_callbacks_resume_exactly(tmp_path):
     assert run(4, resume=tmp_path / "c.pt") == straight
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
 def test_a_compiled_loss_is_saved_as_itself():
     loss, other = RampUp(), RampUp()
     loss.calls += 7
