@@ -174,18 +174,18 @@ def check_signal(signal: Signal) -> None:
 
 
 def log_signal(signal: Signal, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Logarithms of the signal v and of 1 - v, for logits (networks, N, C).
+    """Logarithms of the signal v and of 1 - v, for logits (networks, N, C) and labels (N,).
 
-    Both (networks, N) for labels (N,), and (K, networks, N) for K sets of labels (K, N). NaN stays
-    NaN; other values of a callable are clamped to [0, 1].
+    Both (networks, N); or (K, networks, N), for logits (K, networks, N, C) and labels (K, N). NaN
+    stays NaN; other values of a callable are clamped to [0, 1].
     """
     if signal == "similarity":
         return _log_similarity(logits, labels[..., None, :])
     logits = full_precision(logits)
-    networks, n, c = logits.shape
+    *shape, n, c = logits.shape
     measure = signal if callable(signal) else scaled_loss_signal
-    sets = labels.reshape(math.prod(labels.shape[:-1]), n)
-    values = [measure(z, targets) for targets in sets for z in logits]
+    sets = labels[..., None, :].expand(*shape, n).flatten(0, -2)
+    values = [measure(*each) for each in zip(logits.flatten(0, -3), sets, strict=True)]
     for value in values:
         if not isinstance(value, Tensor):
             raise TypeError(f"signal must return a Tensor, got {type(value).__name__}")
@@ -195,5 +195,5 @@ def log_signal(signal: Signal, logits: Tensor, labels: Tensor) -> tuple[Tensor, 
                 f"({n}, {c}), got {tuple(value.shape)} on {value.device}"
             )
     v = full_precision(torch.stack(values).detach()).clamp(0, 1)
-    v = v.view(*labels.shape[:-1], networks, n)
+    v = v.view(*shape, n)
     return v.log(), torch.log1p(-v)

@@ -206,11 +206,12 @@ class SampleWeigher(StateModule):
         """
         self._check(logits, targets)
         targets = targets.long()
-        logs = self._record(logits, targets) if record else None
-        if self.decoys is not None and not callable(self.signal):
-            logs = log_signal(self.signal, self.alignment(logits), targets)
-        elif logs is None:
-            logs = log_signal(self.signal, logits, targets)
+        if self.decoys is not None and record:
+            logs = self._record(logits, targets, self.decoys)
+        else:
+            logs = log_signal(self.signal, self._aligned(logits), targets)
+            if record:
+                self.seen.update(*logs)
         weights: Tensor = self.weight(*logs).nan_to_num(1.0)
         if self.balanced:
             weights = self.balance(weights, targets, logits.shape[-1], record)
@@ -279,18 +280,26 @@ class SampleWeigher(StateModule):
             self.decoys.reset()
             self.balance.reset()
 
-    def _record(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Count a batch towards the next `refit`; returns the logarithms of its signal."""
-        if self.decoys is None:
-            logs = log_signal(self.signal, logits, targets)
-            self.seen.update(*logs)
-            return logs
-        # the samples and their decoys at once
-        labels = torch.stack([targets, self.decoys.next_labels(targets, logits.shape[-1])])
-        log_v, log_1mv = log_signal(self.signal, logits, labels)
-        (index, decoy_index), (known, decoy_known) = self.seen.bins(log_v, log_1mv)
+    def _aligned(self, logits: Tensor) -> Tensor:
+        """Logits whose signal training weighs by."""
+        if self.decoys is None or callable(self.signal):
+            return logits
+        aligned: Tensor = self.alignment(logits)
+        return aligned
+
+    def _record(
+        self, logits: Tensor, targets: Tensor, decoys: DecoyAccumulator
+    ) -> tuple[Tensor, Tensor]:
+        """Count a batch towards the next `refit`; returns the logarithms to weigh by."""
+        # all at once: the fewer kernels the better
+        scores = [logits, logits]
+        labels = [targets, decoys.next_labels(targets, logits.shape[-1])]
+        if (aligned := self._aligned(logits)) is not logits:
+            scores, labels = [aligned, *scores], [targets, *labels]
+        log_v, log_1mv = log_signal(self.signal, torch.stack(scores), torch.stack(labels))
+        (index, decoy_index), (known, decoy_known) = self.seen.bins(log_v[-2:], log_1mv[-2:])
         self.seen.add(index, known)
-        self.decoys.add(logits, targets, decoy_index, decoy_known)
+        decoys.add(logits, targets, decoy_index, decoy_known)
         return log_v[0], log_1mv[0]
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
