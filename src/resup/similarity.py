@@ -74,13 +74,10 @@ def _log_similarity(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         log_s2 = log_p2.gather(-1, y)[..., 0]
         rest = log_p2.scatter(-1, y, torch.finfo(z.dtype).min)
         top, place = rest.max(-1, keepdim=True)
-        log_1ms2 = (top - torch.log_softmax(rest, -1).gather(-1, place))[..., 0]
-        small = log_s2 < math.log(0.25)  # each logarithm from the one that is the more exact
-        log_1ms2 = torch.where(small, math.log(0.75), log_1ms2)
-        log_s = torch.where(small, log_s2, torch.log1p(-log_1ms2.exp())) / 2
-        s = log_s.exp()
-        other = torch.where(small, -s, s).log1p()
-        return log_s, torch.where(small, other, log_1ms2 - other)
+        log_rest = (top - torch.log_softmax(rest, -1).gather(-1, place))[..., 0]
+        odds = log_s2 - log_rest  # log(S^2 / (1 - S^2)), exact at both ends
+        log_s = F.logsigmoid(odds) / 2
+        return log_s, F.logsigmoid(-odds) - log_s.exp().log1p()
 
 
 def cosine_label_similarity(logits: Tensor, targets: Tensor) -> Tensor:
