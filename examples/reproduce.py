@@ -296,8 +296,11 @@ def main() -> None:
     if args.results.exists() and not args.results.is_dir():
         parser.error(f"--results must be a folder, got {args.results}")
     table = table.only(args.methods, args.columns).starting(args.network, args.weights)
-    if args.figure == "7" and (args.epochs or max(SNAPSHOTS)) < max(SNAPSHOTS):
-        parser.error(f"--epochs must be at least {max(SNAPSHOTS)} for figure 7, got {args.epochs}")
+    least = {"3": 1, "4": 1, "6": 1, "7": max(SNAPSHOTS)}.get(args.figure, 2)  # else one point
+    if args.figure and (args.epochs or least) < least:
+        parser.error(
+            f"--epochs must be at least {least} for figure {args.figure}, got {args.epochs}"
+        )
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # λ is not in every encoding
     results = Results(args.results, size(args))

@@ -261,6 +261,9 @@ def test_ferplus_that_is_not_whole(tmp_path, image):
     damaged = write(tmp_path / "FER2013Train" / "fer0000002.png", "not an image")
     with pytest.raises(ValueError, match=r"fer0000002.png cannot be read as an image"):
         datasets.ferplus(tmp_path)
+    image.fromarray(np.full((48, 48), 9_000, np.uint16)).save(damaged)
+    with pytest.raises(ValueError, match=r"fer0000002.png cannot .* I;16 have more than 8 bits"):
+        datasets.ferplus(tmp_path)
     damaged.unlink()
     with pytest.raises(FileNotFoundError, match=r"1 of 5 images are missing.*fer0000002.png"):
         datasets.ferplus(tmp_path)

@@ -147,6 +147,7 @@ def test_a_run_goes_on_that_was_told_to_stop_in_its_first_epoch(tmp_path, monkey
         ("fer.py", ("--dataset", "ferplus", "--labels", "list.txt"), "--labels is for RAF-DB"),
         ("reproduce.py", ("--table", "5", "--columns", "sym 2%"), "got 'sym 2%'"),
         ("reproduce.py", ("--table", "1", "--data", "nowhere"), "must be a folder, got nowhere"),
+        ("reproduce.py", ("--figure", "5", "--epochs", "1"), "at least 2 for figure 5, got 1"),
     ],
 )
 def test_wrong_flags_are_named(name, arguments, error, tmp_path, monkeypatch, capsys):

@@ -78,6 +78,8 @@ class ImageFiles:
 
         try:
             with Image.open(path) as image:
+                if image.mode[0] in "IF":  # `convert` would clip them
+                    raise ValueError(f"pixels of mode {image.mode} have more than 8 bits")
                 part = image if box is None else image.crop(clip(box, image.size))
                 pixels = np.asarray(part.convert(self.mode))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
