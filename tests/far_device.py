@@ -1,8 +1,8 @@
 """A stand-in for an accelerator, since CI has none.
 
 Within `FarDevice` tensors on ``meta`` hold their values, in host memory but out of reach: an
-operation that meets tensors of both devices fails as on a GPU, and `waits` notes whatever would
-make the host wait for one.
+operation that meets tensors of both devices fails as on a GPU, `waits` notes whatever would make
+the host wait for one, and `kernels` what one would have to compute.
 """
 
 from contextlib import contextmanager
@@ -69,6 +69,7 @@ class FarDevice(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.waits = []
+        self.kernels = []
 
     @contextmanager
     def on(self):
@@ -78,7 +79,7 @@ class FarDevice(TorchDispatchMode):
             yield self
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name, kwargs = func.name(), dict(kwargs or {})
+        name, returns, kwargs = func.name(), func._schema.returns, dict(kwargs or {})
         tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
         far = [isinstance(t, FarTensor) for t in tensors]
         near = [t for t in tensors if not isinstance(t, FarTensor)]
@@ -98,6 +99,8 @@ class FarDevice(TorchDispatchMode):
             waits = any(far) and (name in WAITING or by_mask)
         if waits:
             self.waits.append(name)
+        if goes_far and not any(r.alias_info and not r.alias_info.is_write for r in returns):
+            self.kernels.append(name)
         result = func(*_near(args), **_near(kwargs))
         if goes_far:
             result = tree_map_only(torch.Tensor, FarTensor, result)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from far_device import FarDevice
 from paper.batches import DeviceBatches, crop, erase, flip
 from small import assert_same, data, pair, trainer
@@ -50,6 +51,18 @@ def test_no_step_of_a_run_waits_for_the_device(far):
     fitted("meta", labels_partly_wrong(), callbacks=[Waits()])
     assert [by_step[step] for step in range(16) if step % 4] == [[]] * 12
     assert all(by_step[4::4])  # the refits before these steps
+
+
+def test_a_step_asks_the_device_for_few_kernels_more(far):
+    samples = labels_partly_wrong()
+    inputs, targets = (tensor[:64].to("meta") for tensor in samples.tensors)
+    t = fitted("meta", samples, 2)
+    far.kernels.clear()
+    t.train_step(inputs, targets)
+    step = far.kernels.copy()
+    far.kernels.clear()
+    sum(F.cross_entropy(model(inputs), targets) for model in t.models).backward()
+    assert len(step) - len(far.kernels) <= 75  # small networks wait for each on a GPU
 
 
 def test_a_wait_and_a_tensor_of_the_cpu_are_noticed(far):
