@@ -54,6 +54,13 @@ class Numbered(Dataset):
         return *self.samples[i], i
 
 
+class Unending(Sampler):
+    """A sampler without a length."""
+
+    def __iter__(self):
+        return iter(DATA)
+
+
 class Unsized(DataLoader):
     def __len__(self):
         raise NotImplementedError
@@ -66,6 +73,20 @@ def test_a_loader_without_a_length(kind):
     assert t.clean_probability(DataLoader(Streamed(), 30)).shape == (240,)
 
 
+def test_a_data_set_that_gives_batches_is_a_loader():
+    class Batched(IterableDataset):
+        def __iter__(self):
+            return iter(DataLoader(data(240), 30))
+
+    assert len(trainer().fit(Batched(), 1).clean_probability(Batched())) == 240
+
+
+def test_errors_that_a_lost_worker_causes():
+    lost = RuntimeError("DataLoader worker (pid 5) is killed"), ConnectionResetError(), EOFError()
+    assert all(map(loaders.is_lost_worker, lost))
+    assert not loaders.is_lost_worker(RuntimeError("shapes do not match"))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -76,6 +97,7 @@ def test_a_loader_without_a_length(kind):
         ({"batch_size": 30, "sampler": DistributedSampler(DATA, 1, 0)}, "shuffles"),
         ({"batch_size": 50, "drop_last": True}, "drops its last samples"),
         ({"batch_sampler": BatchSampler(SequentialSampler(DATA), 50, True)}, "drops"),
+        ({"batch_sampler": BatchSampler(Unending(), 60, True)}, "drops"),
     ],
 )
 def test_orders_that_mean_nothing(options, message):

@@ -85,6 +85,17 @@ def test_the_odds_are_cut_to_where_they_rise(a, b):
         assert (odds.low, odds.high) == (LogOdds(a, b, 0).low, LogOdds(a, b, 0).high)
 
 
+@pytest.mark.parametrize("c", [-40.0, 0.0, 40.0])  # below the least everywhere, in part, nowhere
+@pytest.mark.parametrize("least", [0.3, 1.0])
+def test_odds_are_never_below_a_probability(c, least):
+    from resup.odds import LogOdds
+
+    s = np.linspace(0, 1, 1001)
+    whole = LogOdds(2.0, -1.0, c)
+    clean = expit(whole.not_below(least)(s))
+    np.testing.assert_allclose(clean, np.maximum(expit(whole(s)), least), atol=1e-9)
+
+
 def test_what_has_no_closed_form_is_refused(similarities):
     for mixture in (BetaMixture(), BetaMixture(3).fit(similarities)):
         with pytest.raises(ValueError, match="mixture must be a fitted BetaMixture of one or two"):
