@@ -356,7 +356,9 @@ ONE = torch.tensor(1.0)
 
 
 @pytest.mark.parametrize(
-    "values", [{"loss": 0.5}, {"accuracy": ONE}, {"loss": ONE, "epoch": ONE}], ids=str
+    "values",
+    [{"loss": 0.5}, {"loss": ONE.expand(2)}, {"accuracy": ONE}, {"loss": ONE, "epoch": ONE}],
+    ids=str,
 )
 def test_what_a_step_must_return(values, monkeypatch):
     t = trainer()
