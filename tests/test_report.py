@@ -281,6 +281,10 @@ def test_lines_of_epochs_that_come_again_are_dropped(tmp_path):
     t.load_state_dict(state)
     t.fit(batches, 3)
     assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == [1, 2, 3]
+    path.write_text('{"epoch": 4}\n')  # none is left
+    t.load_state_dict(state)
+    t.fit(batches, 3)
+    assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == [3]
 
 
 def test_reports_can_be_compared_and_hashed(run):
@@ -341,6 +345,9 @@ def test_epochs_that_come_again_are_recorded_once():
     trainer.fit(loader, 3)
     assert history.epochs == [1, 2, 3]
     assert len(history.probability) == 3
+    short_run([history], x)  # another trainer, which begins anew
+    assert history.epochs == [1, 2]
+    assert len(history.probability) == 2
 
 
 def test_an_epoch_whose_record_was_interrupted_is_recorded_later(monkeypatch):
