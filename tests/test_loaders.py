@@ -54,7 +54,7 @@ class Numbered(Dataset):
         return *self.samples[i], i
 
 
-class Unending(Sampler):
+class WithoutLength(Sampler):
     """A sampler without a length."""
 
     def __iter__(self):
@@ -97,7 +97,7 @@ def test_errors_that_a_lost_worker_causes():
         ({"batch_size": 30, "sampler": DistributedSampler(DATA, 1, 0)}, "shuffles"),
         ({"batch_size": 50, "drop_last": True}, "drops its last samples"),
         ({"batch_sampler": BatchSampler(SequentialSampler(DATA), 50, True)}, "drops"),
-        ({"batch_sampler": BatchSampler(Unending(), 60, True)}, "drops"),
+        ({"batch_sampler": BatchSampler(WithoutLength(), 60, True)}, "drops"),
     ],
 )
 def test_orders_that_mean_nothing(options, message):
