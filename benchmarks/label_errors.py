@@ -147,10 +147,10 @@ def train_fold(
         data.images[kept], data.labels[kept], protocol.batch,
         augment=protocol.augment, shuffle=True, seed=seed, device=args.device,
     )  # fmt: skip
-    mean, std = train.statistics
     test = DeviceBatches(
-        data.images[held_out], data.labels[held_out], 500, device=args.device, mean=mean, std=std
-    )
+        data.images[held_out], data.labels[held_out], 500,
+        device=args.device, statistics=train.statistics,
+    )  # fmt: skip
     network = make_network(protocol, data, CLASSES, args.device)
     optimizer, scheduler = protocol.adam([network])
     dtype = AUTOCAST[args.dtype]

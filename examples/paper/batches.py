@@ -39,8 +39,8 @@ class DeviceBatches:
     shuffle : bool, default=False
     seed : int, default=0
     device : device, default="cpu"
-    mean, std : sequence of float, optional
-        Of each channel, in [0, 1]; by default those of `images`.
+    statistics : pair of sequences of float, optional
+        Mean and standard deviation of each channel, in [0, 1]; by default those of `images`.
     """
 
     def __init__(
@@ -53,8 +53,7 @@ class DeviceBatches:
         shuffle: bool = False,
         seed: int = 0,
         device: torch.device | str = "cpu",
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        statistics: tuple[Sequence[float], Sequence[float]] | None = None,
     ) -> None:
         if images.ndim != 4 or images.dtype != np.uint8 or len(images) != len(labels):
             raise ValueError(
@@ -65,8 +64,7 @@ class DeviceBatches:
         self.images = self._keep(images)
         self.batch_size, self.augment, self.shuffle = batch_size, augment, shuffle
         self.generator = torch.Generator().manual_seed(seed)
-        self.statistics = mean_and_std(images) if mean is None or std is None else (mean, std)
-        mean, std = self.statistics
+        self.statistics = mean, std = statistics or mean_and_std(images)
         shape = 1, -1, 1, 1
         self.scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(shape)
         self.offset = torch.tensor(
@@ -116,7 +114,7 @@ class FileBatches(DeviceBatches):
     ----------
     images : ImageFiles
     *args, **kwargs
-        As of `DeviceBatches`; `mean` and `std` are by default those of a thousand images.
+        As of `DeviceBatches`; the statistics are by default those of a thousand images.
     workers : int, default=0
         Processes that decode, as ``num_workers`` of ``torch.utils.data.DataLoader``.
     """

@@ -424,8 +424,7 @@ def make_batches(
         images, given, protocol.batch,
         augment=protocol.augment, shuffle=True, seed=args.seed, device=args.device,
     )  # fmt: skip
-    mean, std = train.statistics
-    test = batches(*data.test, 500, device=args.device, mean=mean, std=std)
+    test = batches(*data.test, 500, device=args.device, statistics=train.statistics)
     return train, test
 
 
