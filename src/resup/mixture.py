@@ -51,8 +51,7 @@ class BetaMixture(SimilarityMixture):
     max_iter : int, default=500
         Largest number of EM iterations.
     tol : float, default=1e-6
-        EM stops when the mean log-likelihood per sample changes by less. With 0 all `max_iter`
-        iterations are made.
+        EM stops when `lower_bound_` changes by less. With 0 all `max_iter` iterations are made.
     warm_start : bool, default=False
         Go on from the last fit, if it was not degenerate: twice 5 iterations are then 10.
     random_state : int, RandomState or None, default=None
@@ -175,7 +174,7 @@ class BetaMixture(SimilarityMixture):
         start: Mixture | int = self.n_components
         supported = not getattr(self, "degenerate_", True)
         if self.warm_start and supported and len(self.weights_) == self.n_components:
-            start = Mixture(self.weights_, self.alphas_, self.betas_)
+            start = self._mixture()
         elif self.init is not None:
             weights, alphas, betas = np.array(self.init, np.float64)
             order = np.argsort(alphas / (alphas + betas), kind="stable")
@@ -195,14 +194,13 @@ class BetaMixture(SimilarityMixture):
         self.n_iter_ = len(self.lower_bounds_) - 1
         self.converged_ = fitted.converged
         apart = np.abs(np.diff(np.log([fitted.alphas, fitted.betas]), axis=1)).max(0)
+        judged = self.m_step == "ml" and self.n_iter_ > 0
         self.degenerate_ = bool(
             len(np.unique(inside)) < self.n_components
             or fitted.weights[-1] < 1e-4
             or (apart < 1e-3).any()
+            or (judged and self.n_components > 1 and gain_over_last(fitted, inside, w) <= 0)
         )
-        judged = self.m_step == "ml" and self.n_iter_ > 0
-        if judged and self.n_components > 1 and not self.degenerate_:
-            self.degenerate_ = gain_over_last(fitted, inside, w) <= 0
         self._take(fitted)
         at_zero = share_at_zero(x, w, self.clip)
         why = f"the data do not support {self.n_components} components; every posterior is 1"
