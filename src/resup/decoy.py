@@ -207,14 +207,13 @@ class DecoyMixture(SimilarityMixture):
         was_seen = seen_rate is not None
         if not was_seen and hit_rate * w_decoy.sum() >= ENOUGH:
             seen_rate = tail_rate(samples, others, hit_rate)
+        most = 1 / (1 + hit_rate)  # where labels are no better than chance
         if seen_rate is not None:
-            seen_rate = min(seen_rate, 1 / (1 + hit_rate))
+            seen_rate = min(seen_rate, most)
         ratio, rate = contrast(samples, others, hit_rate, seen_rate)
         beside = others.scaled(DECOY_WEIGHT if seen_rate is None else 0.0)
         known = seen_rate if told is not None or seen_rate is None else max(seen_rate, rate)
         mixture, self.n_iter_ = betas(samples, beside, hit_rate, known, self.max_iter, self.tol)
-
-        most = 1 / (1 + hit_rate)  # where labels are no better than chance
         if was_seen:
             most = max(TRACES, BELIEVED * max(seen_rate or 0.0, rate))
         likely = min(float(mixture.weights[0]), most)
