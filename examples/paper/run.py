@@ -26,12 +26,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR
 
 from resup import CoTrainer, cosine_label_similarity
 from resup.callbacks import Callback, JSONLinesLogger
-from resup.noise import (
-    apply_transition,
-    asymmetric_transition,
-    noise_rate,
-    symmetric_transition,
-)
+from resup.noise import apply_transition, asymmetric_transition, noise_rate, symmetric_transition
 
 from . import methods, networks
 from .batches import Augmentation, DeviceBatches, FileBatches

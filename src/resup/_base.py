@@ -19,14 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._checks import as_column, as_similarities, as_weights, check_number, to_numpy
 from .em import Mixture
-from .histogram import (
-    CENTRES,
-    N_BINS,
-    SMALLEST,
-    Array,
-    SimilarityHistogram,
-    count,
-)
+from .histogram import CENTRES, N_BINS, SMALLEST, Array, SimilarityHistogram, count
 from .odds import LogOdds
 
 
@@ -185,10 +178,7 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
 
 
 def weighted_values(
-    X: Any,
-    weight: Any,
-    name: str = "similarities",
-    weight_name: str = "sample_weight",
+    X: Any, weight: Any, name: str = "similarities", weight_name: str = "sample_weight"
 ) -> tuple[Array, Array]:
     """Values and their positive weights: the samples themselves, or the bins of a summary."""
     if isinstance(X, SimilarityHistogram):

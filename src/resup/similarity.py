@@ -191,6 +191,5 @@ def log_signal(signal: Signal, logits: Tensor, labels: Tensor) -> tuple[Tensor, 
                 f"signal must return shape ({n},) on {logits.device} for logits of shape "
                 f"({n}, {c}), got {tuple(value.shape)} on {value.device}"
             )
-    v = full_precision(torch.stack(values).detach()).clamp(0, 1)
-    v = v.view(*shape, n)
+    v = full_precision(torch.stack(values).detach()).clamp(0, 1).view(*shape, n)
     return v.log(), torch.log1p(-v)
