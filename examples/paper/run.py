@@ -122,12 +122,12 @@ class Test(Callback):
 class Snapshots(Callback):
     """Writes the similarity and the loss of each training sample after some epochs (Figure 7)."""
 
-    def __init__(self, batches: DeviceBatches, folder: Path, epochs: tuple[int, ...]) -> None:
-        self.batches, self.folder, self.epochs = batches, folder, epochs
+    def __init__(self, batches: DeviceBatches, folder: Path) -> None:
+        self.batches, self.folder = batches, folder
 
     @torch.no_grad()
     def on_epoch_end(self, trainer: CoTrainer, record: Mapping[str, Any]) -> None:
-        if trainer.epoch not in self.epochs:
+        if trainer.epoch not in SNAPSHOTS:
             return
         network, columns = trainer.models[0].eval(), []
         for images, labels in self.batches:
@@ -333,8 +333,7 @@ def train(
         progress=sys.stderr.isatty(),
         callbacks=[
             Test(test, protocol),
-            *[Snapshots(ordered, args.out, SNAPSHOTS)]
-            * (settings["dataset"] == "ferplus"),  # of Figure 7
+            *[Snapshots(ordered, args.out)] * (settings["dataset"] == "ferplus"),  # of Figure 7
             JSONLinesLogger(epochs),
         ],
     )
