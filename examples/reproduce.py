@@ -290,8 +290,7 @@ def main() -> None:
     table = TABLES[args.table] if args.table else FIGURES[args.figure]
     if args.network and any(column.network for column in table.columns):
         parser.error("--network is not for a table whose columns have networks of their own")
-    other = args.methods or args.columns or args.network or args.weights or trial(args)
-    other = other or args.dtype != "bfloat16"
+    other = args.methods or args.columns or args.network or args.weights or size(args) != args.size
     args.out = args.out or (args.runs if other else PICTURES)
     if args.results.exists() and not args.results.is_dir():
         parser.error(f"--results must be a folder, got {args.results}")
