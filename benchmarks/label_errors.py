@@ -63,6 +63,7 @@ from paper.run import (
     make_network,
     positive,
     whole,
+    whole_number,
     write_json,
 )
 from posterior_quality import STATED, listed
@@ -362,7 +363,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--method", choices=methods.RESUP, default="resup")
     add("--only", choices=("resup", "folds"), help="train one side only")
     add("--epochs", type=positive, help="other than the protocol's")
-    add("--seeds", type=int, nargs="+", default=SEEDS)
+    add("--seeds", type=whole_number, nargs="+", default=SEEDS)
     add("--device", default=DEVICE)
     add("--dtype", choices=AUTOCAST, default=DTYPE, help="of the networks' arithmetic")
     add("--runs", type=Path, default=Path("runs/label_errors"), help="finished trainings")

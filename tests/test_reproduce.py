@@ -142,6 +142,7 @@ def test_a_run_goes_on_that_was_told_to_stop_in_its_first_epoch(tmp_path, monkey
         ("cifar10.py", ("--rate", "nan"), "invalid share value: 'nan'"),
         ("cifar10.py", ("--consistency-weight", "-1"), "invalid not_negative value: '-1'"),
         ("cifar10.py", ("--seed", "-1"), "invalid whole_number value: '-1'"),
+        ("label_errors.py", ("--seeds", "-1"), "invalid whole_number value: '-1'"),
         ("reproduce.py", ("--table", "5", "--results", __file__), "--results must be a folder"),
         ("cifar10.py", ("--dataset", "cifar100", "--noise", "worst"), "worst is not for cifar100"),
         ("fer.py", ("--dataset", "ferplus", "--labels", "list.txt"), "--labels is for RAF-DB"),
