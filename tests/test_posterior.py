@@ -83,6 +83,8 @@ def test_the_odds_are_cut_to_where_they_rise(a, b):
     np.testing.assert_array_equal(odds(s)[kept], whole(s)[kept])
     if a >= 0 >= b:
         assert (odds.low, odds.high) == (LogOdds(a, b, 0).low, LogOdds(a, b, 0).high)
+    elif a <= 0 <= b:  # falls everywhere
+        assert (odds.low, odds.high) == (0.5, 0.5)
 
 
 @pytest.mark.parametrize("c", [-40.0, 0.0, 40.0])  # below the least everywhere, in part, nowhere

@@ -48,7 +48,7 @@ class LogOdds:
     def rising(self) -> LogOdds:
         """Cut to the range where it rises, so that it is flat before and after."""
         low, high = self.low, self.high
-        if self.a < 0 < self.b:  # falls everywhere: only the odds of a typical sample are left
+        if self.a <= 0 <= self.b and self.a != self.b:  # only falls: the odds of a typical sample
             low = high = 0.5
         elif self.a < 0:
             low = float(np.clip(self.a / (self.a + self.b), low, high))
