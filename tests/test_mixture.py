@@ -190,6 +190,7 @@ def test_a_histogram_must_hold_something_and_has_its_own_weights():
         ({"tol": "small"}, "tol must be a finite number of at least 0, got 'small'"),
         ({"clip": 0.0}, r"clip must lie in \[2\*\*-20, 0.5\), got 0.0"),
         ({"clip": 0.5}, r"clip must lie in \[2\*\*-20, 0.5\), got 0.5"),
+        ({"clip": "no"}, r"clip must lie in \[2\*\*-20, 0.5\), got 'no'"),
         ({"m_step": "map"}, "m_step must be one of 'ml', 'moments', got 'map'"),
         ({"init": [[1.0], [1.0, 2.0], [1.0]]}, r"init must be numbers, \(3, 2\), got \[\[1.0\]"),
         ({"init": "means"}, r"init must be numbers, \(3, 2\), got 'means'"),
