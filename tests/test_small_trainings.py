@@ -46,6 +46,23 @@ def test_rare_classes_are_learnt_from_few_samples(monkeypatch):
     assert resup > plain - 0.04  # it was 0.27 lower
 
 
+def test_lists_of_the_page_on_wrong_labels(tmp_path, monkeypatch, capsys):
+    script = importlib.import_module("suspect_lists")
+    monkeypatch.setattr(script, "RATES", (0.3,))
+    out = tmp_path / "rows.json"
+    monkeypatch.setattr(sys, "argv", ["suspect_lists.py", "--seeds", "0", "--out", str(out)])
+    script.main()
+    head, _, line = capsys.readouterr().out.splitlines()
+    assert line.count("|") == head.count("|")
+    (run,) = json.loads(out.read_text())["rows"][0]["runs"]
+    assert run["wrong"] == pytest.approx(0.3 * 1400, abs=20)
+    assert run["found"] == pytest.approx(0.3, abs=0.05)
+    assert run["top"] > 0.95
+    length, right = run["lists"]["fitted, 0.1"]
+    assert length > 250
+    assert right <= 0.1 * length
+
+
 def test_predictions_beside_cleanlab(tmp_path, monkeypatch, capsys):
     pytest.importorskip("cleanlab")
     script = importlib.import_module("predictions")
