@@ -29,6 +29,7 @@ def test_mixture(rng):
     assert ax is plt.gcf().axes[0]
     heights = sum(patch.get_height() for patch in ax.patches)
     assert heights == pytest.approx(1)
+    assert (ax.get_xlabel(), ax.get_yscale()) == ("similarity S", "log")
     other = plt.figure().add_subplot()
     assert plot_mixture(mixture, SimilarityHistogram().update(s), ax=other) is other is plt.gca()
     left, right = plt.subplots(1, 2)[1]
@@ -67,6 +68,7 @@ def test_one_heavy_sample_is_drawn_upright():
 def test_weights(rng):
     w = rng.random(100)
     assert sum(p.get_height() for p in plot_weights(w).patches) == 100
+    assert len(plot_weights(w, ax=plt.figure().add_subplot(), bins=7).patches) == 7
     ax = plot_weights(w, w > 0.5, ax=plt.figure().add_subplot())
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["wrong labels", "right labels"]
 
@@ -94,7 +96,9 @@ def test_probability():
     right = np.arange(100) >= 30
     probability = [np.where(right, 0.6, 0.5), np.where(right, 0.9, 0.2)]
     for truth, words in ((right, "labels"), (None, "judged")):
-        ax = plot_probability([2, 3], probability, truth, ax=plt.figure().add_subplot())
+        left, _ = plt.subplots(1, 2)[1]
+        ax = plot_probability([2, 3], probability, truth, ax=left)
+        assert ax is left
         wrong_line, right_line = ax.lines
         np.testing.assert_array_equal(wrong_line.get_xdata(), [2, 3])
         np.testing.assert_allclose(wrong_line.get_ydata(), [0.5, 0.2])
@@ -125,11 +129,13 @@ def test_bad_probability(epochs, probability, right, message):
 @pytest.mark.parametrize("shape", [(20, 8, 8), (20, 8, 8, 3)])
 def test_suspects(rng, shape):
     weights = rng.random(20)
+    weights[19] = 0  # the one wrong label
     labels = np.arange(20)
     axes = plot_suspects(rng.random(shape), labels, weights, true=labels % 19, count=6)
     assert axes.shape == (6,)
     first = np.argmin(weights)
     assert axes[0].get_title().startswith(f"given {first}, is {first % 19}")
+    assert axes[0].title.get_color() not in {ax.title.get_color() for ax in axes[1:]}
     names = labels.astype(str)
     axes = plot_suspects(rng.random(shape), names, weights, true=names[labels % 19])
     assert axes[0].get_title().startswith(f"given {first}\nis {first % 19}\n")
