@@ -79,14 +79,9 @@ def plot_mixture(
     grid = np.linspace(0, 1, 401)
     twin.plot(grid, mixture.predict_proba(grid)[:, -1], color=LINE, label="posterior")
     twin.set(ylabel="posterior", ylim=(0, 1.2), yticks=np.linspace(0, 1, 6))
-    handles, labels = (
-        a + b
-        for a, b in zip(
-            ax.get_legend_handles_labels(), twin.get_legend_handles_labels(), strict=True
-        )
-    )
+    (bars, judged), (lines, posterior) = (a.get_legend_handles_labels() for a in (ax, twin))
     ax.legend(
-        handles, labels, loc="upper center", ncols=3, fontsize=8, frameon=False,
+        bars + lines, judged + posterior, loc="upper center", ncols=3, fontsize=8, frameon=False,
         columnspacing=1, handlelength=1.5,
     )  # fmt: skip
     return ax
