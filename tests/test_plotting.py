@@ -213,3 +213,4 @@ def test_bad_input(rng):
     ):
         with pytest.raises(ValueError, match=message):
             plot()
+    assert not plt.get_fignums()

@@ -53,7 +53,6 @@ def plot_mixture(
         If there is no sample, or `bins` is no integer of at least 1.
     """
     check_number("bins", bins, 1, whole=True)
-    ax = plt.gca() if ax is None else ax
     if isinstance(similarities, SimilarityHistogram):
         histogram = similarities
     else:
@@ -62,6 +61,7 @@ def plot_mixture(
         raise ValueError("similarities must hold at least one sample, got 0 sample(s)")
     right = histogram.counts * mixture.predict_proba(histogram.centres)[:, -1]
     edges = np.linspace(0, 1, bins + 1).tolist()
+    ax = plt.gca() if ax is None else ax
     parts = {
         "judged right": (right, RIGHT),
         "judged wrong": (histogram.counts - right, WRONG),
@@ -114,15 +114,15 @@ def plot_weights(
         `bins` is no integer of at least 1.
     """
     check_number("bins", bins, 1, whole=True)
-    ax = plt.gca() if ax is None else ax
     w = as_similarities(weights, "weights")
-    edges = np.linspace(0, 1, bins + 1).tolist()
     if not len(w):
         raise ValueError("weights must hold at least one sample, got 0 sample(s)")
-    if right is None:
+    mask = None if right is None else _mask(right, w.shape)
+    edges = np.linspace(0, 1, bins + 1).tolist()
+    ax = plt.gca() if ax is None else ax
+    if mask is None:
         ax.hist(w, edges, color=RIGHT)
     else:
-        mask = _mask(right, w.shape)
         ax.hist(
             [w[~mask], w[mask]], edges, color=[WRONG, RIGHT], label=["wrong labels", "right labels"]
         )
@@ -158,7 +158,6 @@ def plot_history(
     ValueError
         If there is no record, or none has `key`.
     """
-    ax = plt.gca() if ax is None else ax
     given: Any = type(histories).__name__
     records: list[Mapping[str, float]] = []
     if isinstance(histories, Mapping):
@@ -172,6 +171,7 @@ def plot_history(
     found = {found for record in records for found in record}
     if key not in found:
         raise ValueError(f"key must be one of {', '.join(sorted(found))}, got {key!r}")
+    ax = plt.gca() if ax is None else ax
     for name, history in histories.items():
         points = [(record["epoch"], record[key]) for record in history if key in record]
         ax.plot(*zip(*points, strict=True), label=name, marker="" if len(points) > 1 else "o")
@@ -212,7 +212,6 @@ def plot_probability(
         If the shapes do not fit together, there is no epoch, a probability leaves [0, 1], or
         `right` is not of bool.
     """
-    ax = plt.gca() if ax is None else ax
     x, p = np.asarray(epochs), to_numpy(probability)
     if p.ndim != 2 or not len(p) or x.shape != p.shape[:1]:
         raise ValueError(
@@ -222,6 +221,7 @@ def plot_probability(
     as_similarities(p.ravel(), "probability")
     mask = p[-1] > 0.5 if right is None else _mask(right, p.shape[1:])
     words = ("judged wrong", "judged right") if right is None else ("wrong labels", "right labels")
+    ax = plt.gca() if ax is None else ax
     for group, colour, word in zip((~mask, mask), (WRONG, RIGHT), words, strict=True):
         if group.any():
             low, median, high = np.quantile(p[:, group], [0.1, 0.5, 0.9], axis=1)
