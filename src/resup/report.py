@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import warnings
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -266,7 +266,7 @@ class LabelReport:
         """Write the table as CSV with a header."""
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow([field.name for field in fields(self)])
+            writer.writerow(vars(self))
             writer.writerows(zip(*(column.tolist() for column in vars(self).values()), strict=True))
 
     def to_npz(self, path: str | os.PathLike[str]) -> None:
