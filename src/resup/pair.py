@@ -232,10 +232,8 @@ class NetworkPair:
             As `clean_probability`, or if `probability` is not (N,), in [0, 1], or `hidden`
             not in [0, 1).
         """
-        given, suggested, agree, a, b = (column.numpy() for column in self._judged(loader))
-        return LabelReport.ranked(
-            given, suggested, agree, a, b, probability=probability, hidden=hidden
-        )
+        columns = self._judged(loader)
+        return LabelReport.ranked(*columns, probability=probability, hidden=hidden)
 
     def _judged(self, loader: Iterable[Any]) -> list[Tensor]:
         """Given and suggested labels, agreement, and posteriors of A and of B, each (N,)."""
