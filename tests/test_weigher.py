@@ -411,9 +411,11 @@ def test_an_estimator_that_calls_itself_degenerate_weighs_nothing():
 
 
 def test_judging_before_the_first_fit_says_so():
-    with pytest.warns(UserWarning, match=r"nothing has been fitted yet, .* call refit\(\) after"):
+    message = r"nothing has been fitted yet, .* call refit\(\) after"
+    with pytest.warns(UserWarning, match=message) as said:
         probability = SampleWeigher().judge(torch.randn(2, 5, 3), torch.zeros(5).long())
     assert (probability == 1).all()
+    assert said[0].filename == __file__
 
 
 def test_logits_of_another_number_of_classes_than_given_are_refused():

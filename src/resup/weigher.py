@@ -237,7 +237,7 @@ class SampleWeigher(StateModule):
         if not self.mixtures_:
             warnings.warn(
                 "nothing has been fitted yet, every probability is 1: call refit() after an epoch",
-                stacklevel=2,
+                stacklevel=3,  # past no_grad
             )
         probability: Tensor = self.posterior(*log_signal(self.signal, logits, targets.long()))
         return probability.nan_to_num(1.0)
