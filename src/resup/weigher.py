@@ -318,8 +318,7 @@ class SampleWeigher(StateModule):
         degenerate = []
         for network, mixture in enumerate(mixtures):
             histogram, clean = histograms[network], posteriors[network]
-            rate = mixture.noise_rate_
-            self.noise_rates_.append(rate)
+            self.noise_rates_.append(mixture.noise_rate_)
             self.posterior.load(mixture, network)
             if mixture.degenerate_ and (self.decoys is None or clean.min() == 1):
                 self.weight.reset(network)
@@ -327,7 +326,7 @@ class SampleWeigher(StateModule):
                 continue
             if self.decoys is not None and not again:
                 self._learn(network, mixture, self.decoys)
-            self._load_weights(network, mixture, histogram, rate)
+            self._load_weights(network, mixture, histogram)
         for network in degenerate:
             warnings.warn(
                 f"the mixture of network {self._name(network)} is degenerate; it weighs every "
@@ -345,11 +344,9 @@ class SampleWeigher(StateModule):
         self.alignment.learn(network, epoch.probabilities[network], right)
         self.balance.learn(network, epoch.predictions()[network], epoch.labels, right)
 
-    def _load_weights(
-        self, network: int, mixture: Any, histogram: SimilarityHistogram, rate: float
-    ) -> None:
+    def _load_weights(self, network: int, mixture: Any, histogram: SimilarityHistogram) -> None:
         """Set what training weighs with: odds that are held and sharpened, or 1 for all."""
-        odds, waiting = mixture, False
+        odds, rate, waiting = mixture, mixture.noise_rate_, False
         if self.decoys is not None:
             waiting = bool(self.memory.waiting)
             given_up = bool(self.memory.gives_up()[network])
