@@ -211,9 +211,8 @@ def on_sigterm(act: Callable[[], None]) -> Iterator[None]:
         yield
         return
 
-    changed: list[tuple[int, Any]] = []
-
     owner = os.getpid()
+    changed: list[tuple[int, Any]] = []
 
     def handle(*_: Any) -> None:
         if os.getpid() != owner:  # a process forked while inside: as if it had been before

@@ -71,8 +71,8 @@ class NoiseMemory(StateModule):
     Attributes
     ----------
     seen : Tensor of shape (networks, 2), float64
-        Noise rates that the last two epochs showed; NaN, as `of_decoys`
-        and `contradicted`, before the first epoch.
+        Noise rates that the last two epochs showed; NaN, as `of_decoys` and `contradicted`, before
+        the first epoch.
     seen_held : Tensor of shape (networks,), float64
         Highest that is held of those seen before.
     hit_rate : Tensor of shape (), float64

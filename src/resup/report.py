@@ -345,10 +345,6 @@ def _judge(labels: NDArray[np.int64], p: Array) -> tuple[Array, Array]:
     decoys = SimilarityHistogram(all_.counts - absent.counts - given.counts)
     with silent():
         mixture = DecoyMixture().fit(
-            s,
-            decoys,
-            hit_rate=1 / (occurs.sum() - 1),
-            seen_rate=seen,
-            least_probability=doubt,
+            s, decoys, hit_rate=1 / (occurs.sum() - 1), seen_rate=seen, least_probability=doubt
         )
     return mixture.predict_proba(s)[:, -1], s

@@ -14,12 +14,7 @@ from torch.optim import Optimizer
 
 from . import loaders
 from .callbacks import Callback
-from .checkpoint import (
-    load_checkpoint,
-    load_part,
-    random_states,
-    save_checkpoint,
-)
+from .checkpoint import load_checkpoint, load_part, random_states, save_checkpoint
 from .distributed import everyones, rank, unwrap, world_size
 from .pair import NetworkPair
 from .progress import EpochProgress
