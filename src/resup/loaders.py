@@ -88,11 +88,10 @@ def start_workers(loader: Iterable[Any]) -> None:
     loader = unwrapped(loader)
     loader = getattr(loader, "base_dataloader", loader)  # of Accelerate's
     if getattr(loader, "persistent_workers", False):
-        # that of a subclass may be a generator function, which starts nothing
-        start: Callable[[Any], Any] = (
-            DataLoader.__iter__ if isinstance(loader, DataLoader) else iter
-        )
-        start(loader)
+        if isinstance(loader, DataLoader):  # a subclass's may be a generator, which starts nothing
+            DataLoader.__iter__(loader)
+        else:
+            iter(loader)
 
 
 LOST = (RuntimeError, ConnectionError, EOFError)  # where a worker dies, and while it sends a batch
