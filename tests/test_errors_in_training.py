@@ -357,7 +357,7 @@ ONE = torch.tensor(1.0)
 
 @pytest.mark.parametrize(
     "values",
-    [{"loss": 0.5}, {"loss": ONE.expand(2)}, {"accuracy": ONE}, {"loss": ONE, "epoch": ONE}],
+    [{"loss": 0.5}, {"loss": ONE.expand(2)}, {"accuracy": ONE}, {"loss": ONE, "epoch": ONE}, None],
     ids=str,
 )
 def test_what_a_step_must_return(values, monkeypatch):

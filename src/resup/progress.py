@@ -34,7 +34,7 @@ class EpochProgress:
 
     def add(self, values: Mapping[str, Tensor], samples: int) -> None:
         """Count one step and the scalars that it gave."""
-        named = "loss" in values and "epoch" not in values
+        named = isinstance(values, Mapping) and "loss" in values and "epoch" not in values
         if not (named and all(map(_is_scalar, values.values()))):
             raise TypeError(
                 "train_step must return scalar tensors by name, 'loss' among them and 'epoch' not, "
