@@ -29,6 +29,12 @@ def check_number(
         raise ValueError(f"{name} must be {kind} {bounds}, got {value!r}")
 
 
+def check_counts(name: str, counts: NDArray[Any]) -> None:
+    """Raise unless all counts are finite and none is negative."""
+    if not np.isfinite(counts).all() or (counts < 0).any():
+        raise ValueError(f"{name} must be finite and not negative")
+
+
 def check_methods(name: str, value: Any, *methods: str, hint: str = "") -> None:
     """Raise unless `value` is an object that has the methods."""
     found = [method for method in methods if callable(getattr(value, method, None))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ._checks import check_counts
 from .decoy_fits import Values
 from .histogram import Array
 
@@ -49,7 +50,7 @@ def contradiction_rate(counts: ArrayLike) -> float:
     samples = np.asarray(counts, np.float64)
     if samples.ndim != 3 or samples.shape[1] < 1 or samples.shape[2] != 2:
         raise ValueError(f"counts must have shape (C, B, 2) with B >= 1, got {samples.shape}")
-    _check_counts("counts", samples)
+    check_counts("counts", samples)
     n = samples.sum((1, 2))
     all_ = samples[..., 1].sum(1) / np.where(n > 0, n, 1)
     by_class = without_own_errors(of_surest(samples, least=LEAST), all_)
@@ -90,7 +91,7 @@ def even_rate(confusions: ArrayLike) -> float:
     samples = np.asarray(confusions, np.float64)
     if samples.ndim != 3 or samples.shape != (2, samples.shape[2], samples.shape[2]):
         raise ValueError(f"confusions must have shape (2, C, C), got {samples.shape}")
-    _check_counts("confusions", samples)
+    check_counts("confusions", samples)
     confused, sure = samples
     all_ = confused + sure
     n, labels = all_.sum(1), all_.any(0)
@@ -120,11 +121,6 @@ def of_surest(counts: Array, surest: float = SUREST, least: float = 0.0) -> Arra
 def without_own_errors(surest: Array, all_: Array, share: float = OWN_ERROR) -> Array:
     """Take off the share of contradictions that a network's own errors make."""
     return np.clip((surest - share * all_) / (1 - share), 0, 1)
-
-
-def _check_counts(name: str, counts: Array) -> None:
-    if not np.isfinite(counts).all() or (counts < 0).any():
-        raise ValueError(f"{name} must be finite and not negative")
 
 
 def tail_rate(samples: Values, decoys: Values, hit_rate: float) -> float:

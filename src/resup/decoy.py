@@ -10,7 +10,7 @@ from scipy.special import expit
 from typing_extensions import Self
 
 from ._base import MANY, SimilarityMixture, share_at_zero, warn, weighted_values
-from ._checks import check_number, to_numpy
+from ._checks import check_counts, check_number, to_numpy
 from .contradictions import tail_rate
 from .decoy_fits import Values, agreement_of, betas, blend, contrast
 from .histogram import SMALLEST, Array
@@ -345,6 +345,5 @@ def _as_counts(name: str, values: ArrayLike) -> Array:
     counts: Array = to_numpy(values).astype(np.float64)
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or len(counts) < 2:
         raise ValueError(f"{name} must have shape (C, C) with C >= 2, got {counts.shape}")
-    if not np.isfinite(counts).all() or (counts < 0).any():
-        raise ValueError(f"{name} must be finite and not negative")
+    check_counts(name, counts)
     return counts

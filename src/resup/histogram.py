@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import logit
 from typing_extensions import Self
 
-from ._checks import as_column, as_numbers, as_similarities, as_weights
+from ._checks import as_column, as_numbers, as_similarities, as_weights, check_counts
 
 __all__ = ["SimilarityHistogram"]
 
@@ -121,8 +121,7 @@ class SimilarityHistogram:
             self.counts = as_numbers(counts, "counts").astype(np.float64)
         if self.counts.shape != (N_BINS,):
             raise ValueError(f"counts must have shape ({N_BINS},), got {self.counts.shape}")
-        if not np.isfinite(self.counts).all() or (self.counts < 0).any():
-            raise ValueError("counts must be finite and not negative")
+        check_counts("counts", self.counts)
 
     @property
     def total(self) -> float:
