@@ -5,7 +5,8 @@
 Each row is a data set, a ratio of its largest class to the smallest (geometric between them) and a
 noise, each cell lowest to highest over the seeds: the realised noise rate, the one found at the
 end, then mean accuracy of all classes / of the three rarest, of plain cross-entropy, of
-`CoTrainer`, and of the same without `resup.alignment`. Runs on the CPU.
+`CoTrainer`, and of the same without `resup.alignment`; at last the percentage of right labels that
+`CoTrainer` judges more likely wrong at the end, of all / of the three rarest. Runs on the CPU.
 """
 
 from collections.abc import Iterator
@@ -67,10 +68,17 @@ def run(data, ratio: int, transition: np.ndarray, seed: int) -> dict:
         trainer = trainer_of(pair, warmup=EPOCHS if name == "plain" else 1)
         if name == "not aligned":
             trainer.weigher.alignment.learn = lambda *_: None
-        trainer.fit(DataLoader(TensorDataset(x, given), batch, shuffle=True), EPOCHS)
+        samples = TensorDataset(x, given)
+        trainer.fit(DataLoader(samples, batch, shuffle=True), EPOCHS)
         right = hits(pair[0], x_test, y_test)
         classes = [float(right[y_test == c].mean()) for c in range(CLASSES)]
-        record[name] = {"found": float(np.mean(trainer.weigher.noise_rates_)), "classes": classes}
+        suspected = trainer.clean_probability(DataLoader(samples, 1000)).numpy() < 0.5
+        clean = given.numpy() == y
+        record[name] = {
+            "found": float(np.mean(trainer.weigher.noise_rates_)),
+            "classes": classes,
+            "suspected": [float(suspected[clean & (y >= c)].mean()) for c in (0, CLASSES - 3)],
+        }
     return record
 
 
@@ -88,12 +96,14 @@ def rows(seeds: list[int]) -> Iterator[tuple[dict, list[str]]]:
                         for n in (CLASSES, 3)
                     )
                     cells.append(f"{all_} / {rare}")
+                of_all, of_rare = zip(*(r["resup"]["suspected"] for r in runs), strict=True)
+                cells.append(" / ".join(span(100 * np.array(s), 0) for s in (of_all, of_rare)))
                 yield {**head, "runs": runs}, cells
 
 
 def main() -> None:
     args = arguments(__doc__, [0, 1, 2]).parse_args()
-    heads = ["data", "ratio", "noise", "realised", "found", *METHODS]
+    heads = ["data", "ratio", "noise", "realised", "found", *METHODS, "right labels suspected"]
     write_table(heads, rows(args.seeds), args.out)
 
 

@@ -152,7 +152,7 @@ class DecoyMixture(SimilarityMixture):
             Chance that the decoy of a wrongly labelled sample is its true class: 1 / (C - 1) for
             decoys drawn uniformly from the other C - 1 classes; see `hit_rate` for others. 0 is for
             decoys that are never the true class: of uniform ones of few classes it makes the noise
-            rate much too high, with two classes 0.43 for 0.30.
+            rate much too high, with two classes about 0.40 for 0.30.
         seen_rate : float, optional
             Noise rate that the network's surest predictions show, see
             :func:`resup.contradictions.contradiction_rate`. It counts up to 1 / (1 + hit_rate),
