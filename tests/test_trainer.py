@@ -325,6 +325,8 @@ def test_a_generator_of_batches_is_a_loader():
 def test_models_must_be_a_pair():
     with pytest.raises(TypeError, match=r"models must be a pair of nn.Module, got \(Sequential\)"):
         CoTrainer([net()], None)
+    with pytest.raises(TypeError, match=r"models must be a pair of nn.Module, got \(Sequential\)"):
+        CoTrainer(torch.nn.Sequential(net(), net()), None)
     one = net()
     with pytest.raises(ValueError, match="two different networks"):
         CoTrainer((one, one), adam(one))

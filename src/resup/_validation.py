@@ -91,7 +91,8 @@ def check_pair(logits_a: Tensor, logits_b: Tensor) -> None:
 
 def check_models(models: Sequence[nn.Module]) -> tuple[nn.Module, nn.Module]:
     """Return the models as a pair, or raise unless they are two networks on one device."""
-    pair = tuple(models) if isinstance(models, Iterable) else (models,)
+    one = isinstance(models, nn.Sequential) or not isinstance(models, Iterable)
+    pair = (models,) if one else tuple(models)
     if len(pair) != 2 or not all(isinstance(model, nn.Module) for model in pair):
         kinds = ", ".join(type(model).__name__ for model in pair)
         raise TypeError(f"models must be a pair of nn.Module, got ({kinds})")
