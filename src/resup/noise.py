@@ -131,7 +131,8 @@ def apply_transition(labels: ArrayLike, transition: ArrayLike, seed: int) -> Lab
     transition : array-like of shape (C, C)
         Row t: the distribution of the given label of a sample whose true label is t.
     seed : int
-        Seed of the draw.
+        Seed of the draw. Take another than drew the true labels by ``numpy.random.default_rng``:
+        the same numbers would be drawn again, which may leave every label right.
 
     Returns
     -------
@@ -255,7 +256,8 @@ def draw_labels(distributions: ArrayLike, seed: int) -> Labels:
     distributions : array-like of shape (N, C)
         Row i: the distribution of the label of sample i, as of `instance_transition`.
     seed : int
-        Seed of the draw.
+        Seed of the draw. Take another than drew the true labels by ``numpy.random.default_rng``:
+        the same numbers would be drawn again, which may leave every label right.
 
     Returns
     -------
