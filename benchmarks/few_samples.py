@@ -34,7 +34,9 @@ def run(n: int, kind: str, seed: int, warmups: Iterable[int]) -> dict:
     images, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(seed).permutation(len(labels))
     x, y = torch.tensor(images[order] / 16, dtype=torch.float32), labels[order]
-    given = torch.as_tensor(noise.apply_transition(y[:n], NOISES[kind], seed))
+    given = torch.as_tensor(
+        noise.apply_transition(y[:n], NOISES[kind], np.random.default_rng(seed))
+    )
     wrong = given.numpy() != y[:n]
     data = TensorDataset(x[:n], given)
     record = {"realised": noise.noise_rate(y[:n], given)}

@@ -46,7 +46,7 @@ def run(classes: int, transition: np.ndarray, seed: int) -> dict:
         return torch.tensor(x, dtype=torch.float32), y
 
     (x, y), test = draw(each * classes), draw(TEST)
-    given = torch.as_tensor(noise.apply_transition(y, transition, seed))
+    given = torch.as_tensor(noise.apply_transition(y, transition, np.random.default_rng(seed)))
     wrong = given.numpy() != y
     data = TensorDataset(x, given)
     record = {"realised": noise.noise_rate(y, given)}

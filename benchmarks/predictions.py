@@ -71,7 +71,7 @@ def labels(true: np.ndarray, kind: str, seed: int) -> np.ndarray:
         rows = noise.asymmetric_transition(
             classes, rate, {c: (c + 1) % classes for c in range(classes)}
         )
-    return noise.apply_transition(true, rows, seed)
+    return noise.apply_transition(true, rows, np.random.default_rng(seed))
 
 
 def named(wrong: np.ndarray, chosen: np.ndarray) -> dict[str, float]:

@@ -59,7 +59,7 @@ DATA = {digits: (partial(one_layer, width=128), 32), clusters: (network, 128)}  
 def run(data, ratio: int, transition: np.ndarray, seed: int) -> dict:
     x, y, x_test, y_test = data(np.random.default_rng(seed), ratio)
     x, x_test = (torch.tensor(values, dtype=torch.float32) for values in (x, x_test))
-    given = torch.as_tensor(noise.apply_transition(y, transition, seed))
+    given = torch.as_tensor(noise.apply_transition(y, transition, np.random.default_rng(seed)))
     record = {"samples": len(y), "realised": noise.noise_rate(y, given)}
     make, batch = DATA[data]
     for name in METHODS:

@@ -60,13 +60,14 @@ def images_and_labels(name: str, root: Path | None) -> tuple[np.ndarray, np.ndar
 def noisy(name: str, kind: str, rate: float, x: torch.Tensor, true: np.ndarray, c: int, seed: int):
     """Given labels, (N,), of all kinds but those of people."""
     if kind == "image":
-        return noise.draw_labels(noise.instance_transition(x, true, rate, c, seed), seed)
+        rows = noise.instance_transition(x, true, rate, c, seed)
+        return noise.draw_labels(rows, np.random.default_rng(seed))
     if kind == "sym":
         rows = noise.symmetric_transition(c, rate)
     else:
         partners = LOOKALIKES[name] if kind == "asym" else {y: (y + 1) % c for y in range(c)}
         rows = noise.asymmetric_transition(c, rate, partners)
-    return noise.apply_transition(true, rows, seed)
+    return noise.apply_transition(true, rows, np.random.default_rng(seed))
 
 
 def network(channels: int, c: int, small: bool) -> nn.Module:

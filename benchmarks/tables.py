@@ -53,9 +53,8 @@ def table(n: int, positive: float | None, seed: int) -> tuple[np.ndarray, np.nda
 def run(n: int, positive: float | None, rate: float, seed: int) -> dict:
     x, y = table(n, positive, seed)
     x, classes = torch.tensor(x, dtype=torch.float32), y.max() + 1
-    given = torch.as_tensor(
-        noise.apply_transition(y[:n], noise.symmetric_transition(classes, rate), seed)
-    )
+    transition = noise.symmetric_transition(classes, rate)
+    given = torch.as_tensor(noise.apply_transition(y[:n], transition, np.random.default_rng(seed)))
     ordered = DataLoader(TensorDataset(x[:n], given), 500)
     record = {"realised": noise.noise_rate(y[:n], given)}
     for name in ("plain", "resup"):

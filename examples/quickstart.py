@@ -48,7 +48,7 @@ class Digits:
             transition = noise.asymmetric_transition(CLASSES, rate, LOOKALIKES)
         self.images = digits.images[train]
         self.true = digits.target[train]
-        self.given = noise.apply_transition(self.true, transition, seed)
+        self.given = noise.apply_transition(self.true, transition, np.random.default_rng(seed))
         self.right = self.given == self.true
         pixels = torch.tensor(digits.images / 16, dtype=torch.float32)[:, None]
         self.train = TensorDataset(pixels[train], torch.tensor(self.given))

@@ -229,11 +229,27 @@ def test_one_seed_serves_for_distributions_and_for_the_draw(seed):
     np.testing.assert_array_equal(draw_labels(distributions, seed), given)
 
 
-def test_a_seed_sequence_seeds_as_in_numpy():
-    seed = np.random.SeedSequence(3, pool_size=8)
-    u = np.random.default_rng(seed).random(50)
-    expected = (u >= 0.5).astype(int)
-    np.testing.assert_array_equal(draw_labels(np.full((50, 2), 0.5), seed), expected)
+def test_a_generator_draws_itself():
+    u = np.random.default_rng(3).random(50)
+    given = draw_labels(np.full((50, 2), 0.5), np.random.default_rng(3))
+    np.testing.assert_array_equal(given, u >= 0.5)
+
+
+def test_a_seed_sequence_keeps_its_entropy_and_pool():
+    rows = np.full((50, 2), 0.5)
+    first, *others = (
+        draw_labels(rows, np.random.SeedSequence(entropy, spawn_key=key, pool_size=size))
+        for entropy, key, size in [(3, (), 8), (3, (), 4), (4, (), 8), (3, (1,), 8)]
+    )
+    assert all((first != other).any() for other in others)
+
+
+@pytest.mark.parametrize("seed", [0, 7, [3, 4], np.random.SeedSequence(3)])
+def test_the_seed_that_drew_the_true_labels_makes_noise(seed):
+    true = np.random.default_rng(seed).choice(10, 20_000, p=np.full(10, 0.1))
+    matrix = symmetric_transition(10, 0.4)
+    assert noise_rate(true, apply_transition(true, matrix, seed)) == pytest.approx(0.4, abs=0.02)
+    assert noise_rate(true, draw_labels(matrix[true], seed)) == pytest.approx(0.4, abs=0.02)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])

@@ -206,7 +206,7 @@ def wrong_labels(
         transition = symmetric_transition(len(data.classes), args.rate)
     else:
         transition = asymmetric_transition(len(data.classes), args.rate, partner)
-    return apply_transition(data.train.labels, transition, args.seed)
+    return apply_transition(data.train.labels, transition, np.random.default_rng(args.seed))
 
 
 def check_noise(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

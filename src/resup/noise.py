@@ -29,6 +29,9 @@ __all__ = [
 
 Labels = NDArray[np.int64]
 Matrix = NDArray[np.float64]
+Seed = int | np.random.Generator
+
+OF_DISTRIBUTIONS, OF_DRAW = 1, 230517895  # streams of a seed that nobody else draws from
 
 
 def symmetric_transition(n_classes: int, rate: float, include_true: bool = False) -> Matrix:
@@ -121,7 +124,7 @@ def asymmetric_transition(n_classes: int, rate: float, partner: Mapping[int, int
     return matrix
 
 
-def apply_transition(labels: ArrayLike, transition: ArrayLike, seed: int) -> Labels:
+def apply_transition(labels: ArrayLike, transition: ArrayLike, seed: Seed) -> Labels:
     """Draw a given label for every true one.
 
     Parameters
@@ -130,9 +133,8 @@ def apply_transition(labels: ArrayLike, transition: ArrayLike, seed: int) -> Lab
         True class indices in [0, C).
     transition : array-like of shape (C, C)
         Row t: the distribution of the given label of a sample whose true label is t.
-    seed : int
-        Seed of the draw. Take another than drew the true labels by ``numpy.random.default_rng``:
-        the same numbers would be drawn again, which may leave every label right.
+    seed : int or numpy.random.Generator
+        Seed of the draw, or what draws.
 
     Returns
     -------
@@ -152,14 +154,14 @@ def apply_transition(labels: ArrayLike, transition: ArrayLike, seed: int) -> Lab
     >>> true = np.arange(1000) % 10
     >>> given = apply_transition(true, symmetric_transition(10, 0.4), seed=0)
     >>> round(noise_rate(true, given), 2)
-    0.39
+    0.41
     """
     matrix = to_numpy(transition)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"transition must have shape (C, C), got {matrix.shape}")
     cumulative = _cumulative("transition", matrix)
     true = _check_labels(labels, len(matrix))
-    u = _generator(seed).random(len(true))
+    u = _generator(seed, OF_DRAW).random(len(true))
     given = np.empty(len(true), np.int64)
     for c in np.unique(true):  # all rows at once would take N x C numbers
         given[true == c] = np.searchsorted(cumulative[c], u[true == c], side="right")
@@ -171,7 +173,7 @@ def instance_transition(
     labels: ArrayLike,
     rate: float,
     n_classes: int,
-    seed: int,
+    seed: Seed,
     spread: float = 0.1,
 ) -> Matrix:
     r"""Distributions of the given label of each sample, for noise that depends on the sample.
@@ -196,8 +198,8 @@ def instance_transition(
         from 0.2 to 0.8.
     n_classes : int
         C >= 2.
-    seed : int
-        Seed of the probabilities and of the matrices.
+    seed : int or numpy.random.Generator
+        Seed of the probabilities and of the matrices, or what draws them.
     spread : float, default=0.1
         Standard deviation of the normal distribution, >= 0.
 
@@ -220,7 +222,7 @@ def instance_transition(
     >>> images = np.random.default_rng(0).normal(size=(1000, 8, 8))
     >>> distributions = instance_transition(images, true, 0.4, n_classes=10, seed=0)
     >>> round(noise_rate(true, draw_labels(distributions, seed=0)), 2)
-    0.39
+    0.41
     """
     check_number("rate", rate, 0, 1)
     check_number("n_classes", n_classes, 2, whole=True)
@@ -235,7 +237,7 @@ def instance_transition(
     if not np.isfinite(x).all():
         raise ValueError("features must be finite, got nan or inf")
     x = x.reshape(len(x), math.prod(x.shape[1:]))
-    rng = _generator(seed, 1)  # not the numbers that `draw_labels` takes from this seed
+    rng = _generator(seed, OF_DISTRIBUTIONS)
     wrong = _truncated_normal(rng.random(len(true)), rate, spread)
     logits = np.empty((len(true), n_classes))
     for c in range(n_classes):
@@ -248,16 +250,15 @@ def instance_transition(
     return distributions
 
 
-def draw_labels(distributions: ArrayLike, seed: int) -> Labels:
+def draw_labels(distributions: ArrayLike, seed: Seed) -> Labels:
     """Draw a label for every sample from a distribution of its own.
 
     Parameters
     ----------
     distributions : array-like of shape (N, C)
         Row i: the distribution of the label of sample i, as of `instance_transition`.
-    seed : int
-        Seed of the draw. Take another than drew the true labels by ``numpy.random.default_rng``:
-        the same numbers would be drawn again, which may leave every label right.
+    seed : int or numpy.random.Generator
+        Seed of the draw, or what draws.
 
     Returns
     -------
@@ -276,7 +277,7 @@ def draw_labels(distributions: ArrayLike, seed: int) -> Labels:
     array([0, 1, 1])
     """
     cumulative = _cumulative("distributions", distributions)
-    u = _generator(seed).random(len(cumulative))
+    u = _generator(seed, OF_DRAW).random(len(cumulative))
     labels: Labels = (u[:, None] >= cumulative).sum(1)
     return labels
 
@@ -344,12 +345,13 @@ def noise_matrix(true: ArrayLike, given: ArrayLike, n_classes: int) -> Matrix:
     return matrix
 
 
-def _generator(seed: Any, *stream: int) -> np.random.Generator:
+def _generator(seed: Any, stream: int) -> np.random.Generator:
+    """Draws other numbers than ``default_rng(seed)``, which may have drawn the true labels."""
     key = seed
     if isinstance(seed, (Integral, list, tuple, np.ndarray)):
-        key = [*([seed] if isinstance(seed, Integral) else seed), *stream]
+        key = [*([seed] if isinstance(seed, Integral) else seed), stream]
     elif isinstance(seed, np.random.SeedSequence):
-        spawned = (*seed.spawn_key, *stream)
+        spawned = (*seed.spawn_key, stream)
         key = np.random.SeedSequence(seed.entropy, spawn_key=spawned, pool_size=seed.pool_size)
     try:
         return np.random.default_rng(key)
