@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
 from resup import (
+    BetaMixture,
     DecoyMixture,
     Posterior,
     SimilarityHistogram,
@@ -277,6 +278,21 @@ def test_samples_given_as_their_decoys_are_told(hits):
     s, _, _ = drawn()
     with pytest.warns(ConvergenceWarning, match="are X and decoys swapped"):
         DecoyMixture().fit(s, s, hit_rate=hits)
+
+
+@pytest.mark.parametrize(
+    ("decoys", "hits"),
+    [((8, 16), 1.0), ((8, 16), 1 / 9), ((8, 16), 0.0), ("coin", 0.0), ("coin", 1 / 9)],
+)
+def test_decoys_that_tell_nothing_leave_it_to_the_shape(rng, decoys, hits):
+    s = rng.beta(8, 16, 5000)
+    others = (rng.random(5000) < 0.5) * 1.0 if decoys == "coin" else rng.beta(*decoys, 5000)
+    with pytest.warns(ConvergenceWarning, match="look like decoys; .* the network learnt nothing"):
+        mixture = DecoyMixture().fit(s, others, hit_rate=hits)
+    assert mixture.degenerate_
+    alone = BetaMixture().fit(s)
+    np.testing.assert_array_equal(mixture.predict_proba(s), alone.predict_proba(s))
+    assert mixture.noise_rate_ == pytest.approx(alone.noise_rate_)
 
 
 def test_without_a_tolerance_all_iterations_are_made():

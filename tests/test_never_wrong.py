@@ -51,7 +51,8 @@ def clean_probability(mixture, *data, **options):
         mixture.fit(*data, **options)
         proba, density = mixture.predict_proba(GRID), mixture.score_samples(GRID)
     assert all(issubclass(c.category, ConvergenceWarning) for c in caught)
-    if mixture.degenerate_ or not mixture.converged_:
+    disagree = getattr(mixture, "agreement_", 1.0) < 0.5
+    if mixture.degenerate_ or disagree or not mixture.converged_:
         assert len(caught) == 1
     else:
         assert all("of the values lie within" in str(c.message) for c in caught)
@@ -176,7 +177,7 @@ def test_one_value_is_no_decoy_mixture(s, seen):
     assert (mixture.predict_proba(GRID)[:, 1] == 1).all()
 
 
-@pytest.mark.filterwarnings("ignore:the decoys are more similar")
+@pytest.mark.filterwarnings("ignore:nearly all samples look like decoys")
 def test_the_noise_rate_is_no_more_than_one():
     s = np.concatenate([np.zeros(7), np.full(13, 1e-6)])
     for n in range(1, 60):  # sums of n weights 1 / n are rounded either way

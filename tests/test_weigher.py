@@ -336,6 +336,7 @@ def test_a_first_batch_in_inference_mode():
     assert len(weigher.mixtures_) == 2
 
 
+@pytest.mark.filterwarnings("ignore:the mixture of network")
 def test_classes_do_not_change_within_an_epoch():
     weigher = SampleWeigher()
     weigher(torch.randn(2, 9, 5), torch.randint(5, (9,)))
@@ -397,6 +398,18 @@ class Unsure:
 
     def predict_proba(self, X):
         return np.hstack([1 - X, X])
+
+
+@pytest.mark.parametrize("n_classes", [2, 10])
+def test_networks_that_have_learnt_nothing_weigh_nothing(n_classes):
+    generator = torch.Generator().manual_seed(0)
+    logits = 0.1 * torch.randn(2, 2000, n_classes, generator=generator)
+    targets = torch.randint(n_classes, (2000,), generator=generator)
+    weigher = SampleWeigher()
+    weigher(logits, targets)
+    with pytest.warns(UserWarning, match="the mixture of network . is degenerate; it weighs"):
+        weigher.refit()
+    assert (weigher(logits, targets) == 1).all()
 
 
 def test_an_estimator_that_calls_itself_degenerate_weighs_nothing():

@@ -9,11 +9,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 from typing_extensions import Self
 
-from ._base import MANY, SimilarityMixture, share_at_zero, warn, weighted_values
+from ._base import MANY, SimilarityMixture, share_at_zero, silent, warn, weighted_values
 from ._checks import check_counts, check_number, to_numpy
 from .contradictions import tail_rate
 from .decoy_fits import Values, agreement_of, betas, blend, contrast
 from .histogram import SMALLEST, Array
+from .mixture import BetaMixture
 from .odds import ALWAYS_RIGHT
 
 __all__ = ["DecoyMixture", "hit_rate", "transition"]
@@ -21,6 +22,8 @@ __all__ = ["DecoyMixture", "hit_rate", "transition"]
 DECOY_WEIGHT = 0.2  # of all decoys in the Betas' fit where nothing was seen; samples weigh 1
 ENOUGH = 50  # decoys that are the predicted class, for a rate from them
 BELIEVED, TRACES = 2, 0.01  # at most so many times what either fit shows is found, or this
+UNTOLD = 0.95  # of the highest possible noise rate: decoys do not tell right from wrong labels
+HIDDEN = 0.1  # noise rate that only BetaMixture finds
 
 
 class DecoyMixture(SimilarityMixture):
@@ -77,9 +80,10 @@ class DecoyMixture(SimilarityMixture):
     converged_ : bool
         Whether `tol` was reached.
     degenerate_ : bool
-        True if the decoys do not account for the noise (`agreement_` below one half), if they are
-        more similar than the samples, so that all of these look wrong, or if the data hold fewer
-        than two distinct values, so that every posterior is 1; with a `ConvergenceWarning`.
+        True, with a `ConvergenceWarning`, if the decoys do not account for the noise (`agreement_`
+        below one half) and no `seen_rate` stands in; if nearly all samples look like decoys, as
+        where a network has learnt nothing, so that the posterior is that of a `BetaMixture`; or if
+        the data hold fewer than two distinct values, so that every posterior is 1.
     log_odds_ : LogOdds
         The posterior in closed form, for :class:`resup.Posterior`: a function of similarities with
         the coefficients `a`, `b`, `c` and the range `low` to `high` as attributes.
@@ -160,8 +164,9 @@ class DecoyMixture(SimilarityMixture):
             twice `decoy_rate_`, or 0.01. Without it no more than 1 / (1 + hit_rate) is found, and
             the highest similarities show it, less exactly, if there are decoys enough:
             50 / hit_rate. Else the Betas are fitted to the decoys too.
-            Without it noise between a few classes, or learnt by heart, is taken for none, which is
-            not told (`degenerate_`) either.
+            Without it noise between a few classes, or learnt by heart, is taken for none, with a
+            warning if a `BetaMixture` finds over 0.1 more: similarities and decoys do not tell
+            such noise from hard samples. If you know that there is noise, use that one.
         least_rate : float, default=0.0
             Noise rate known from before. Where the fit finds less, as it does once wrong labels
             are learnt by heart, all odds are shifted alike until `noise_rate_` is this.
@@ -184,8 +189,10 @@ class DecoyMixture(SimilarityMixture):
         Warns
         -----
         ConvergenceWarning
-            If the fit is degenerate, if it finds less noise than lies at 0, as where most values
-            are 0 or 1 exactly, or if EM did not converge in `max_iter` iterations.
+            If the fit is degenerate or `agreement_` below one half; if a `BetaMixture` finds over
+            0.1 more noise and no `seen_rate` is given; if less noise is found than lies at 0, as
+            where most values are 0 or 1 exactly; or if EM did not converge in `max_iter`
+            iterations.
         """
         self._check_parameters()
         rates = {
@@ -217,19 +224,26 @@ class DecoyMixture(SimilarityMixture):
         if was_seen:
             most = max(TRACES, BELIEVED * max(seen_rate or 0.0, rate))
         likely = min(float(mixture.weights[0]), most)
-        odds, found, agreement, swapped = ALWAYS_RIGHT, 0.0, 0.0, False
-        unsupported = len(np.unique(samples.x)) < 2
+        odds, found, agreement, unexplained = ALWAYS_RIGHT, 0.0, 0.0, 0.0
+        unsupported, untold = len(np.unique(samples.x)) < 2, False
         if not unsupported:
             agreement = agreement_of(rate, likely)
             odds, found = blend(samples, ratio, mixture.log_odds, agreement, most, self.clip)
-            all_wrong = rate * (1 + hit_rate) > 0.999 or found > 0.99
-            swapped = bool(all_wrong and others.w @ others.x >= samples.w @ samples.x)
+            untold = rate * (1 + hit_rate) > UNTOLD or found > 0.99
+            if untold or not was_seen:
+                with silent():
+                    alone = BetaMixture(clip=self.clip).fit(x, sample_weight=w)
+                if untold:
+                    odds = alone.log_odds_
+                elif alone.noise_rate_ > 2 * found:
+                    unexplained = alone.noise_rate_ - found
             odds = odds.not_below(least_probability)
             found = samples.w @ expit(-odds(samples.x))
             if told is not None or found < least_rate:
                 found, odds = least_rate, odds.held_to(least_rate, samples.x, samples.w)
         self.agreement_, self.decoy_rate_ = float(agreement), rate
-        self.degenerate_ = self.agreement_ < 0.5 or swapped
+        disagree = self.agreement_ < 0.5
+        self.degenerate_ = unsupported or untold or (disagree and not was_seen)
         self.converged_ = mixture.converged
         self._take(mixture)
         self.log_odds_ = odds
@@ -238,12 +252,21 @@ class DecoyMixture(SimilarityMixture):
         at_zero = share_at_zero(x, w, self.clip)
         if unsupported:
             warn("all similarities are alike; every posterior is 1")
-        elif swapped:
-            warn("the decoys are more similar than the samples; are X and decoys swapped?")
-        elif self.degenerate_:
+        elif untold:
+            warn(
+                "nearly all samples look like decoys; are X and decoys swapped, or has the network "
+                "learnt nothing? BetaMixture tells right labels from wrong"
+            )
+        elif disagree:
             warn(
                 f"the decoys account for a noise rate of {rate:.2f} where {likely:.2f} "
                 "is likelier; they count for less"
+            )
+        elif unexplained > HIDDEN:
+            warn(
+                f"the decoys account for a noise rate of {rate:.2f}, BetaMixture for "
+                f"{alone.noise_rate_:.2f}: samples are hard, or wrong labels look right; "
+                "a seen_rate would tell"
             )
         elif told is None and at_zero > MANY and self.noise_rate_ < 0.9 * at_zero:
             warn(

@@ -320,7 +320,7 @@ class SampleWeigher(StateModule):
             histogram, clean = histograms[network], posteriors[network]
             self.noise_rates_.append(mixture.noise_rate_)
             self.posterior.load(mixture, network)
-            if mixture.degenerate_ and (self.decoys is None or clean.min() == 1):
+            if mixture.degenerate_:
                 self.weight.reset(network)
                 degenerate.append(network)
                 continue
