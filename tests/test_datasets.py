@@ -485,6 +485,21 @@ def test_expw(tmp_path, image):
     assert data.classes[6] == "neutral"
 
 
+def test_expw_tested_on_raf_db(tmp_path, image):
+    write_expw(image, tmp_path / "expw")
+    write_raf_db(image, tmp_path / "rafdb")
+    data, own = datasets.expw_raf_db(tmp_path, 8), datasets.expw(tmp_path / "expw", 8)
+    assert data.classes == own.classes
+    np.testing.assert_array_equal(data.train.images, own.train.images)
+    np.testing.assert_array_equal(data.train.labels, own.train.labels)
+    other = datasets.raf_db(tmp_path / "rafdb", 8)
+    np.testing.assert_array_equal(data.test.images, other.test.images)
+    names = [[d.classes[label] for label in d.test.labels] for d in (data, other)]
+    assert names[0] == names[1] == ["happiness"]
+    lazy = datasets.expw_raf_db(tmp_path, 8, lazy=True)
+    np.testing.assert_array_equal(np.asarray(lazy.test.images), data.test.images)
+
+
 def test_expw_that_is_not_whole(tmp_path, image):
     with pytest.raises(FileNotFoundError, match=r"label.lst is missing; .*socialrelation"):
         datasets.expw(tmp_path)

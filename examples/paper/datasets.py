@@ -16,6 +16,7 @@ raf_db       EmoLabel/list_patition_label.txt, Image/aligned/*_aligned.jpg      
 affectnet    Manually_Annotated_file_lists/{training, validation}.csv,                283,901, 3,500
              Manually_Annotated_Images/                                               (7 classes)
 expw         label/label.lst, image/origin/                                           91,793 in all
+expw_raf_db  expw/ and rafdb/ with the files of both
 ===========  =======================================================================  =============
 
 The classes of the face sets bear the same names everywhere, but stand in each publisher's order.
@@ -279,6 +280,22 @@ def expw(root: str | Path, size: int = 100, lazy: bool = False) -> Dataset:
         return Split(_images(files, lazy), labels[chosen])
 
     return Dataset(split(~in_test), split(in_test), EXPW_CLASSES)
+
+
+def expw_raf_db(root: str | Path, size: int = 100, lazy: bool = False) -> Dataset:
+    """ExpW to train on and RAF-DB to test on, with the classes of both in ExpW's order.
+
+    `root` holds ``expw/`` and ``rafdb/``, each as its own reader takes it. The training set is that
+    of `expw`, so without the photographs of its test set.
+    """
+    train = expw(Path(root) / "expw", size, lazy=True).train
+    test = raf_db(Path(root) / "rafdb", size, lazy=True).test
+    order = np.array([EXPW_CLASSES.index(name) for name in RAF_DB_CLASSES])
+    return Dataset(
+        Split(_images(train.images, lazy), train.labels),
+        Split(_images(test.images, lazy), order[test.labels]),
+        EXPW_CLASSES,
+    )
 
 
 def _raf_db_labels(path: Path) -> dict[str, int]:
