@@ -11,9 +11,9 @@ skipped, one that was broken off goes on, and ``--jobs`` run side by side. Runs 
 first: all columns of the first rows, then more rows, then more seeds. ``--network resnet18-cifar``
 gives ``--table human`` at full size the backbone of its field.
 
-Figures go to ``--out``, but 3 and 4, which show faces that may not be passed on, those of some rows
-or columns only, trials, and those in float32 to ``--runs``. 3, 4 and 7 are drawn from files that
-the run of the first seed has left in ``--runs``.
+Figures go to ``--out``, by default to the docs, but those of some rows or columns only, trials and
+those in float32 to ``--runs``. There 3 and 4 always go, which show faces that may not be passed on.
+3, 4 and 7 are drawn from files that the run of the first seed has left in ``--runs``.
 
 At full size the paper's networks for faces start from MS-Celeb-1M and ImageNet; here they start at
 random unless ``--weights`` are given.
@@ -337,8 +337,11 @@ def main() -> None:
         parser.error("--network is not for a table whose columns have networks of their own")
     other = args.methods or args.columns or args.network or args.weights or size(args) != args.size
     faces = args.figure in ("3", "4")
-    if faces:
-        args.out = args.runs
+    if args.out and faces:
+        parser.error(
+            f"--out is not for figure {args.figure}, whose faces may not be passed on: it goes to "
+            "--runs"
+        )
     args.out = args.out or (args.runs if other or faces else PICTURES)
     if args.results.exists() and not args.results.is_dir():
         parser.error(f"--results must be a folder, got {args.results}")

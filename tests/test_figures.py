@@ -226,8 +226,8 @@ def test_a_run_whose_files_are_gone_is_made_again(tmp_path, monkeypatch):
     assert len(results.read("ferplus")) == 1
 
 
-def test_faces_stay_out_of_the_repository(reproduced, tmp_path, rng, monkeypatch):
-    """Their pictures go to the folder of the runs, whatever --out says."""
+def test_faces_stay_out_of_the_repository(reproduced, tmp_path, rng, monkeypatch, capsys):
+    """Their pictures go to the folder of the runs, and to no other."""
     import fer
     from paper.datasets import FERPLUS_CLASSES, Dataset, Split
 
@@ -245,7 +245,10 @@ def test_faces_stay_out_of_the_repository(reproduced, tmp_path, rng, monkeypatch
     run.mkdir(parents=True)
     clean = rng.random(40, np.float32)
     np.savez(run / "labels.npz", given=labels, true=labels, clean_probability=clean)
-    path = reproduced("--figure", "3", "--data", tmp_path / "data")
+    with pytest.raises(SystemExit):
+        reproduced("--figure", "3", "--data", tmp_path / "data")
+    assert "--out is not for figure 3, whose faces may not be passed on" in capsys.readouterr().err
+    path = reproduced("--figure", "3", "--data", tmp_path / "data", folders=("runs", "results"))
     assert path == str(tmp_path / "runs" / "figure-3-cpu.png")
     assert imread(path).std() > 0.05
     assert not (tmp_path / "out").exists()
