@@ -69,6 +69,16 @@ def test_human_labels_of_cifar100(tmp_path, rng, monkeypatch):
     assert record["realised_rate"] == pytest.approx(0.4)
 
 
+@pytest.mark.parametrize("kind", ["npz", "npy"])
+def test_human_labels_are_found(kind, tmp_path):
+    import cifar10
+
+    given = {"worse_label": np.array([3, 1])}
+    path = tmp_path / f"CIFAR-10_human.{kind}"
+    np.savez(path, **given) if kind == "npz" else np.save(path, given)
+    assert cifar10.human_labels(tmp_path, "worst", np.array([0, 1])).tolist() == [3, 1]
+
+
 @pytest.mark.slow
 def test_a_run_goes_on_where_it_was_broken_off(cifar, tmp_path):
     def arguments(out, *extra):

@@ -60,6 +60,7 @@ CIFAR_N_KEYS = {
     "worst": "worse_label",
     "noisy": "noisy_label",
 }
+LEGACY = pickle.dumps(0x1950A86A20F9469CFC6C, 2)  # what torch.save began with before 1.6
 VOTES = (*FERPLUS_CLASSES, "unknown", "NF")
 
 
@@ -105,15 +106,16 @@ def cifar100(root: str | Path) -> Dataset:
 def cifar_n(path: str | Path, which: str, true: np.ndarray | None = None) -> np.ndarray:
     """Human labels of the CIFAR training images (Wei et al. 2022), in the order of the images.
 
-    `path` is ``CIFAR-10_human`` or ``CIFAR-100_human``, as the published .pt or as an .npz with
-    the same keys. `which` is "aggre", "random1", "random2", "random3" or "worst" for CIFAR-10 and
-    "noisy" for CIFAR-100. `true` labels of the first images tell whether the order is theirs.
+    `path` is ``CIFAR-10_human`` or ``CIFAR-100_human``, as the published .pt, or as an .npz or a
+    dictionary in an .npy with the same keys. `which` is "aggre", "random1", "random2", "random3"
+    or "worst" for CIFAR-10 and "noisy" for CIFAR-100. `true` labels of the first images tell
+    whether the order is theirs.
     """
     if which not in CIFAR_N_KEYS:
         raise ValueError(f"which must be one of {', '.join(CIFAR_N_KEYS)}, got {which!r}")
     path = _find(Path(path).parent, CIFAR_N, Path(path).name)
     with _reading(path, CIFAR_N):
-        labels = _load_npz(path) if path.suffix == ".npz" else _load_pt(path)
+        labels = {".npz": _load_npz, ".npy": _load_npy}.get(path.suffix, _load_pt)(path)
     key = CIFAR_N_KEYS[which]
     if key not in labels:
         raise ValueError(f"{path} has no labels {key!r}, only {', '.join(labels)}")
@@ -432,8 +434,29 @@ def _load_npz(path: Path) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
+def _load_npy(path: Path) -> dict[str, np.ndarray]:
+    """Read a dictionary of numpy arrays saved with ``np.save``: a pickle after a header."""
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        if shape or not dtype.hasobject:
+            raise ValueError(
+                f"{path} must hold a dictionary, got an array of {dtype} of shape {shape}, which "
+                "does not say which labels it has: np.savez it under its key, such as worse_label"
+            )
+        return _load_dict(file, path, "ASCII")
+
+
 def _load_pt(path: Path) -> dict[str, np.ndarray]:
-    """Read a dictionary of numpy arrays saved with ``torch.save``: a zip of one pickle."""
+    """Read a dictionary of numpy arrays saved with ``torch.save``: a zip of one pickle.
+
+    Before torch 1.6 it was pickles in a row: a magic number, a version, the machine, the content.
+    """
+    with path.open("rb") as file:
+        if file.read(len(LEGACY)) == LEGACY:
+            for _ in ("version", "machine"):
+                _ArrayUnpickler(file).load()
+            return _load_dict(file, path, "ASCII")
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is neither an .npz nor a zip written by torch.save")
     with zipfile.ZipFile(path) as archive:
@@ -446,6 +469,8 @@ def _load_pt(path: Path) -> dict[str, np.ndarray]:
 
 def _load_dict(file: IO[bytes], path: Path, encoding: str) -> dict[Any, Any]:
     content = _ArrayUnpickler(file, encoding=encoding).load()
+    if isinstance(content, np.ndarray) and not content.shape:  # as np.save wraps it
+        content = content.item()
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a dictionary, got {type(content).__name__}")
     return content
