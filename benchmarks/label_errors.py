@@ -286,8 +286,8 @@ def by_rank(issues: NDArray[np.intp], n: int) -> NDArray[np.float64]:
 def markdown(results: Sequence[dict[str, Any]]) -> str:
     lines = [
         "| labels | wrong | method | AUROC | average precision | named | precision | recall "
-        f"| false at {' / '.join(map(str, STATED))} | listed | seconds | CPU seconds |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        f"| false at {' / '.join(map(str, STATED))} | listed | seconds | CPU seconds | seeds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for labels, method in dict.fromkeys((r["labels"], r["method"]) for r in results):
         rows = [r for r in results if (r["labels"], r["method"]) == (labels, method)]
@@ -298,7 +298,8 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
         }  # fmt: skip
         cells = [mean(rows, key, form) for key, form in forms.items()]
         noise = mean(rows, "noise_rate", ".1%")
-        lines.append(f"| {' | '.join([labels, noise, method, *cells])} |")
+        seeds = " ".join(str(row["seed"]) for row in rows)
+        lines.append(f"| {' | '.join([labels, noise, method, *cells, seeds])} |")
     return "\n".join(lines)
 
 

@@ -4,8 +4,9 @@
     python examples/cifar10.py --data DATA --dataset cifar100 --noise noisy
 
 `DATA` holds ``cifar-10-batches-py`` or ``cifar-100-python``, and for the human labels of CIFAR-10N
-and CIFAR-100N ``CIFAR-10_human.pt`` or ``CIFAR-100_human.pt`` (or ``.npz``). Writes a JSON line an
-epoch, a checkpoint from which the same command goes on, and in the end ``result.json``.
+and CIFAR-100N ``CIFAR-10_human.pt`` or ``CIFAR-100_human.pt`` (or ``.npz``, ``.npy``). Writes a
+JSON line an epoch, a checkpoint from which the same command goes on, and in the end
+``result.json``.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ PROTOCOLS = {
 def human_labels(folder: Path, which: str, true: NDArray[np.int64]) -> NDArray[np.int64]:
     """Labels that people gave to the training images, the first of which have these true ones."""
     classes = 100 if which == HUMAN_100 else 10
-    files = [folder / f"CIFAR-{classes}_human.{kind}" for kind in ("pt", "npz")]
+    files = [folder / f"CIFAR-{classes}_human.{kind}" for kind in ("pt", "npz", "npy")]
     return cifar_n(next((file for file in files if file.exists()), files[0]), which, true)
 
 

@@ -21,6 +21,7 @@ DATASETS = {
     "rafdb": datasets.raf_db,
     "affectnet": datasets.affectnet,
     "expw": datasets.expw,
+    "expw-rafdb": datasets.expw_raf_db,
 }
 SIZES = {"paper": 224, "cpu": 48}
 

@@ -11,9 +11,9 @@ skipped, one that was broken off goes on, and ``--jobs`` run side by side. Runs 
 first: all columns of the first rows, then more rows, then more seeds. ``--network resnet18-cifar``
 gives ``--table human`` at full size the backbone of its field.
 
-Figures go to ``--out``, but 3 and 4, which show faces that may not be passed on, those of some rows
-or columns only, trials, and those in float32 to ``--runs``. 3, 4 and 7 are drawn from files that
-the run of the first seed has left in ``--runs``.
+Figures go to ``--out``, by default to the docs, but those of some rows or columns only, trials and
+those in float32 to ``--runs``. There 3 and 4 always go, which show faces that may not be passed on.
+3, 4 and 7 are drawn from files that the run of the first seed has left in ``--runs``.
 
 At full size the paper's networks for faces start from MS-Celeb-1M and ImageNet; here they start at
 random unless ``--weights`` are given.
@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -104,6 +105,16 @@ def size(args: argparse.Namespace) -> str:
     """Name of the protocol; trials of other sizes and in float32 stay apart from its results."""
     parts = [f"{n}-{name}" for name, n in trial(args).items()]
     return "-".join([args.size, *parts, *[args.dtype] * (args.dtype != "bfloat16")])
+
+
+def flags(name: str) -> str:
+    """What to ask for to get this `size`; nothing where it is none."""
+    trial = r"(-(?P<epochs>\d+)-epochs)?(-(?P<samples>\d+)-samples)?"
+    parts = re.fullmatch(f"(?P<size>paper|cpu){trial}(-(?P<dtype>float32))?", name)
+    if not parts:
+        return ""
+    asked = parts.groupdict(default="") | {"dtype": parts["dtype"] or "bfloat16"}
+    return " ".join(f"--{flag} {value}" for flag, value in asked.items() if value)
 
 
 def folder(args: argparse.Namespace, column: Column, method: str, seed: int) -> Path:
@@ -207,19 +218,53 @@ def cell(records: list[dict]) -> str:
     return f"{np.mean(scores):.2f} ± {np.std(scores, ddof=1):.2f} ({len(scores)})"
 
 
+def protocols(table: Table, results: Results) -> list[str]:
+    """By what protocols the records of a table were made, a line each."""
+    cells = ((column, method) for column in table.columns for method in table.rows)
+    records = chain.from_iterable(results.find(*cell) for cell in cells)
+    return list(dict.fromkeys(map(protocol, records)))
+
+
+def protocol(record: dict) -> str:
+    own = record["protocol"]
+    network = record.get("network") or own["network"]
+    options = [f"{key} {n}" for key, n in own["options"].items()] * (network == own["network"])
+    network += f" ({', '.join(options)})" if options else ""
+    images = f"the first {own['samples']:,}" if "samples" in own else "all"
+    return (
+        f"{record['dataset']}, --size {record['size']}: {network}, {images} images, "
+        f"{own['epochs']} epochs in batches of {own['batch']}, mean of the last {own['last']}, "
+        f"{record['dtype']}"
+    )
+
+
+def none_done(args: argparse.Namespace, table: Table, results: Results) -> str:
+    """Say that a table has no run of this size, and of which others it has some."""
+    there = {}
+    for column in table.columns:
+        for path in sorted(results.folder.glob(f"{column.dataset}-*.jsonl")):
+            other = Results(results.folder, path.stem.removeprefix(f"{column.dataset}-"))
+            if flags(other.size) and any(other.find(column, method) for method in table.rows):
+                there[flags(other.size)] = None
+    what = f"figure {args.figure}" if args.figure else f"table {args.table}"
+    others = f"there are runs with {', and with '.join(there)}" if there else ""
+    return (
+        f"no run of {what} is done with {flags(results.size)}: "
+        f"{others or 'start it without --print'}"
+    )
+
+
 def draw(args: argparse.Namespace, table: Table, results: Results) -> Path:
     """Draw a figure from what is done, and say where it is."""
     from paper import figures  # needs matplotlib
 
     column, method = table.columns[0], table.rows[0]
     cells = {c.name: {m: results.find(c, m) for m in table.rows} for c in table.columns}
-    if not any(records for methods in cells.values() for records in methods.values()):
-        raise SystemExit(f"no run of figure {args.figure} is done: start it without --print")
-    run, out = folder(args, column, method, args.seeds[0]), args.out
+    run = folder(args, column, method, args.seeds[0])
     if args.figure in ("3", "4"):
         from fer import DATASETS, SIZES
 
-        found, out = written(run, "labels"), args.runs
+        found = written(run, "labels")
         if "clean_probability" not in found:
             raise SystemExit(
                 f"figure {args.figure} needs a method that judges labels, not {method}"
@@ -247,8 +292,8 @@ def draw(args: argparse.Namespace, table: Table, results: Results) -> Path:
     else:
         height = 4.2 if len(table.columns) == 1 else 3.2
         figure = figures.curves(cells, "accuracy_by_epoch", "test accuracy (%)", height=height)
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"figure-{args.figure}-{size(args)}.png"
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / f"figure-{args.figure}-{size(args)}.png"
     figure.savefig(path, dpi=figures.DPI)
     return path
 
@@ -291,7 +336,13 @@ def main() -> None:
     if args.network and any(column.network for column in table.columns):
         parser.error("--network is not for a table whose columns have networks of their own")
     other = args.methods or args.columns or args.network or args.weights or size(args) != args.size
-    args.out = args.out or (args.runs if other else PICTURES)
+    faces = args.figure in ("3", "4")
+    if args.out and faces:
+        parser.error(
+            f"--out is not for figure {args.figure}, whose faces may not be passed on: it goes to "
+            "--runs"
+        )
+    args.out = args.out or (args.runs if other or faces else PICTURES)
     if args.results.exists() and not args.results.is_dir():
         parser.error(f"--results must be a folder, got {args.results}")
     table = table.only(args.methods, args.columns).starting(args.network, args.weights)
@@ -304,12 +355,17 @@ def main() -> None:
         sys.stdout.reconfigure(errors="replace")  # λ is not in every encoding
     results = Results(args.results, size(args))
     fetched = any(column.dataset != "digits" for column in table.columns)
-    if args.data is None and fetched and (not args.print or args.figure in ("3", "4")):
+    if args.data is None and fetched and (not args.print or faces):
         parser.error("--data is needed")
     if args.data is not None and not args.print and not args.data.is_dir():
         parser.error(f"--data must be a folder, got {args.data}")
     complete = args.print or run_all(args, table, results)
-    print(markdown(table, results))
+    made_by = protocols(table, results)
+    if not made_by:
+        made_by = [none_done(args, table, results)]
+        if args.figure:
+            raise SystemExit(made_by[0])
+    print(markdown(table, results), "", *made_by, sep="\n")
     if args.figure:
         print(draw(args, table, results))
     if not complete:

@@ -131,6 +131,11 @@ def test_a_pickle_that_calls_a_function_is_refused(tmp_path):
         def __reduce__(self):
             return Path.touch, (touched,)
 
+    torch.save({"a": Touch()}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    np.save(tmp_path / "dict.npy", {"a": Touch()})
+    for name in ("old.pt", "dict.npy"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read: .* is not allowed"):
+            datasets.cifar_n(tmp_path / name, "aggre")
     (tmp_path / "batches.meta").write_bytes(pickle.dumps({b"label_names": Touch()}, protocol=2))
     with pytest.raises(ValueError, match=r"batches.meta cannot be read: .* is not allowed"):
         datasets.cifar10(tmp_path)
@@ -141,12 +146,15 @@ def write_human(path, **labels):
     labels = {key: np.array(value) for key, value in labels.items()}
     if path.suffix == ".npz":
         np.savez(path, **labels)
+    elif path.suffix == ".npy":
+        np.save(path, labels)
     else:
-        torch.save(labels, path)
+        legacy = path.suffixes == [".old", ".pt"]
+        torch.save(labels, path, _use_new_zipfile_serialization=not legacy)
     return path
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".npz"])
+@pytest.mark.parametrize("suffix", [".pt", ".old.pt", ".npz", ".npy"])
 def test_cifar_n(tmp_path, suffix):
     path = write_human(
         tmp_path / f"CIFAR-10_human{suffix}",
@@ -203,6 +211,14 @@ def test_cifar_n_that_is_something_else(tmp_path):
     torch.save({"aggre_label": torch.zeros(3)}, tmp_path / "tensor.pt")
     with pytest.raises(ValueError, match=r"tensor.pt cannot be read"):
         datasets.cifar_n(tmp_path / "tensor.pt", "aggre")
+    torch.save([0], tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match="must hold a dictionary, got list"):
+        datasets.cifar_n(tmp_path / "old.pt", "aggre")
+    np.save(tmp_path / "plain.npy", np.zeros(3, np.int64))
+    with pytest.raises(
+        ValueError, match=r"dictionary, got an array of int64 of shape \(3,\).*savez"
+    ):
+        datasets.cifar_n(tmp_path / "plain.npy", "aggre")
     with zipfile.ZipFile(tmp_path / "other.pt", "w") as archive:
         archive.writestr("readme", "nothing")
     with pytest.raises(ValueError, match=r"has no data.pkl"):
@@ -483,6 +499,21 @@ def test_expw(tmp_path, image):
     assert sorted(both) == sorted(i % 7 for i in range(10))
     assert data.classes[0] == "anger"
     assert data.classes[6] == "neutral"
+
+
+def test_expw_tested_on_raf_db(tmp_path, image):
+    write_expw(image, tmp_path / "expw")
+    write_raf_db(image, tmp_path / "rafdb")
+    data, own = datasets.expw_raf_db(tmp_path, 8), datasets.expw(tmp_path / "expw", 8)
+    assert data.classes == own.classes
+    np.testing.assert_array_equal(data.train.images, own.train.images)
+    np.testing.assert_array_equal(data.train.labels, own.train.labels)
+    other = datasets.raf_db(tmp_path / "rafdb", 8)
+    np.testing.assert_array_equal(data.test.images, other.test.images)
+    names = [[d.classes[label] for label in d.test.labels] for d in (data, other)]
+    assert names[0] == names[1] == ["happiness"]
+    lazy = datasets.expw_raf_db(tmp_path, 8, lazy=True)
+    np.testing.assert_array_equal(np.asarray(lazy.test.images), data.test.images)
 
 
 def test_expw_that_is_not_whole(tmp_path, image):

@@ -26,6 +26,9 @@ def record(score, epochs=6, rate=0.3, **more):
         "accuracy_by_epoch": accuracy,
         "noise_found_by_epoch": noise,
         "realised_rate": rate,
+        "protocol": {"network": "cnn7", "options": {}, "epochs": epochs, "batch": 96, "last": 5},
+        "size": "cpu",
+        "dtype": "bfloat16",
         **more,
     }
 
@@ -149,11 +152,9 @@ def reproduced(tmp_path, monkeypatch, capsys):
     """Run `reproduce.py --print` on the folders of `tmp_path`; the picture it names."""
     monkeypatch.setattr(figures, "DPI", 50)
 
-    def run(*arguments):
-        folders = [
-            part for name in ("runs", "results", "out") for part in (f"--{name}", tmp_path / name)
-        ]
-        given = "--print", "--size", "cpu", "--dtype", "bfloat16", *folders
+    def run(*arguments, folders=("runs", "results", "out"), size="cpu"):
+        folders = [part for name in folders for part in (f"--{name}", tmp_path / name)]
+        given = "--print", "--size", size, "--dtype", "bfloat16", *folders
         command = ["reproduce.py", *given, *arguments]
         monkeypatch.setattr(sys, "argv", [str(part) for part in command])
         reproduce.main()
@@ -225,8 +226,8 @@ def test_a_run_whose_files_are_gone_is_made_again(tmp_path, monkeypatch):
     assert len(results.read("ferplus")) == 1
 
 
-def test_faces_stay_out_of_the_repository(reproduced, tmp_path, rng, monkeypatch):
-    """Their pictures go to the folder of the runs, whatever --out says."""
+def test_faces_stay_out_of_the_repository(reproduced, tmp_path, rng, monkeypatch, capsys):
+    """Their pictures go to the folder of the runs, and to no other."""
     import fer
     from paper.datasets import FERPLUS_CLASSES, Dataset, Split
 
@@ -244,7 +245,10 @@ def test_faces_stay_out_of_the_repository(reproduced, tmp_path, rng, monkeypatch
     run.mkdir(parents=True)
     clean = rng.random(40, np.float32)
     np.savez(run / "labels.npz", given=labels, true=labels, clean_probability=clean)
-    path = reproduced("--figure", "3", "--data", tmp_path / "data")
+    with pytest.raises(SystemExit):
+        reproduced("--figure", "3", "--data", tmp_path / "data")
+    assert "--out is not for figure 3, whose faces may not be passed on" in capsys.readouterr().err
+    path = reproduced("--figure", "3", "--data", tmp_path / "data", folders=("runs", "results"))
     assert path == str(tmp_path / "runs" / "figure-3-cpu.png")
     assert imread(path).std() > 0.05
     assert not (tmp_path / "out").exists()
@@ -256,8 +260,9 @@ def test_faces_need_a_method_that_judges_labels(reproduced, tmp_path):
     run.mkdir(parents=True)
     np.savez(run / "labels.npz", given=np.arange(5), true=np.arange(5))
     store(tmp_path, published.FIGURES["3"].only(["jocor"], None))
+    flags = "--figure", "3", "--methods", "jocor", "--data", tmp_path
     with pytest.raises(SystemExit, match="figure 3 needs a method that judges labels, not jocor"):
-        reproduced("--figure", "3", "--methods", "jocor", "--data", tmp_path)
+        reproduced(*flags, folders=("runs", "results"))
 
 
 def test_a_record_that_was_not_written_whole_is_named(reproduced, tmp_path):
@@ -271,6 +276,37 @@ def test_a_record_that_was_not_written_whole_is_named(reproduced, tmp_path):
 def test_nothing_done_yet(reproduced):
     with pytest.raises(SystemExit, match="no run of figure 5 is done"):
         reproduced("--figure", "5")
+
+
+def test_runs_of_other_sizes_are_told(reproduced, tmp_path):
+    store(tmp_path, published.FIGURES["5"])
+    results = tmp_path / "results"
+    there = "--size cpu --dtype bfloat16"
+    with pytest.raises(SystemExit, match=f"with --size paper .*: there are runs with {there}$"):
+        reproduced("--figure", "5", size="paper")
+    trial = results / "ferplus-cpu-9-epochs-80-samples-float32.jsonl"
+    (results / "ferplus-cpu.jsonl").rename(trial)
+    (results / "ferplus-rafdb-paper.jsonl").write_text("not of FERPlus")
+    there = "--size cpu --epochs 9 --samples 80 --dtype float32"
+    with pytest.raises(SystemExit, match=f"with --size cpu .*: there are runs with {there}$"):
+        reproduced("--figure", "5")
+    assert reproduced("--table", "2").endswith(f"there are runs with {there}")
+
+
+def test_a_table_names_its_protocols(reproduced, tmp_path):
+    table = published.TABLES["3"]
+    store(tmp_path, table)
+    assert reproduced("--table", "3") == (
+        "affectnet, --size cpu: cnn7, all images, 6 epochs in batches of 96, mean of the last 5, "
+        "bfloat16"
+    )
+    own = record(70)["protocol"] | {"samples": 10_000, "options": {"width": 32}}
+    made = record(70, dataset="rafdb", protocol=own)
+    start = "rafdb, --size cpu: "
+    line = reproduce.protocol(made)
+    assert line.startswith(f"{start}cnn7 (width 32), the first 10,000 images, ")
+    line = reproduce.protocol(made | {"network": "resnet18"})
+    assert line.startswith(f"{start}resnet18, the first")
 
 
 def test_figures_are_of_known_methods():

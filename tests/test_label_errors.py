@@ -98,12 +98,24 @@ def test_one_side_is_rated_alone(run, tmp_path, monkeypatch):
 def test_a_table_of_several_seeds_has_means():
     common = {"labels": "worst", "noise_rate": 0.4, "method": "m", "average_precision": 0.5}
     rows = [
-        common | {"auroc": a, "listed": [a, 1.0], "seconds": 100 * a, "cpu_seconds": 1.0}
-        for a in (0.7, 0.9)
+        common | {"seed": s, "auroc": a, "listed": [a, 1.0], "seconds": 100 * a, "cpu_seconds": 1.0}
+        for s, a in ((0, 0.7), (4, 0.9))
     ]
     *_, line = label_errors.markdown(rows).splitlines()
     assert line.split(" | ")[3:5] == ["0.8000 ± 0.1414", "0.5000 ± 0.0000"]
-    assert line.endswith("| – | – | – | – | 0.800 / 1.000 | 80 | 1 |")
+    assert line.endswith("| – | – | – | – | 0.800 / 1.000 | 80 | 1 | 0 4 |")
+
+
+def test_the_page_shows_the_record():
+    """Every row but those of one score, which is in the record only, without the lists."""
+    results = label_errors.ROOT / "benchmarks" / "results" / "label_errors-cpu.json"
+    table = label_errors.markdown(json.loads(results.read_text())["results"]).splitlines()
+    cells = [line.split(" | ") for line in table[2:] if "confidence_weighted_entropy" not in line]
+    rows = [" | ".join(row[:8] + row[10:]) for row in cells]
+    page = (label_errors.ROOT / "docs" / "results.md").read_text().splitlines()
+    start = page.index("## Finding wrong labels, beside cleanlab")
+    head = next(i for i in range(start, len(page)) if page[i].startswith("| labels |"))
+    assert page[head + 2 : head + 2 + len(rows)] == rows
 
 
 def test_each_image_is_predicted_by_the_fold_that_never_saw_it(run, monkeypatch):

@@ -69,6 +69,16 @@ def test_human_labels_of_cifar100(tmp_path, rng, monkeypatch):
     assert record["realised_rate"] == pytest.approx(0.4)
 
 
+@pytest.mark.parametrize("kind", ["npz", "npy"])
+def test_human_labels_are_found(kind, tmp_path):
+    import cifar10
+
+    given = {"worse_label": np.array([3, 1])}
+    path = tmp_path / f"CIFAR-10_human.{kind}"
+    np.savez(path, **given) if kind == "npz" else np.save(path, given)
+    assert cifar10.human_labels(tmp_path, "worst", np.array([0, 1])).tolist() == [3, 1]
+
+
 @pytest.mark.slow
 def test_a_run_goes_on_where_it_was_broken_off(cifar, tmp_path):
     def arguments(out, *extra):
@@ -264,7 +274,32 @@ def test_published_numbers_are_of_their_own_networks():
     assert table.starting("resnet18-cifar", None).paper == {}
 
 
-@pytest.mark.parametrize("dataset", ["affectnet", "expw"])
+def test_numbers_of_the_text_stand_in_tables(tmp_path):
+    import reproduce
+
+    def printed(name):
+        table = published.TABLES[name]
+        return reproduce.markdown(table, reproduce.Results(tmp_path, "paper")).splitlines()
+
+    assert printed("expw")[2:] == [
+        "| *plain, paper* | 67.87 | 71.77 |",
+        "| *resup-published, paper* | 73.12 | 75.65 |",
+    ]
+    assert printed("thresholds")[-2:] == [
+        "| *threshold of Co-teaching, paper* | 86.53 | 83.21 | 82.37 |",
+        "| *threshold of PT, paper* | 84.91 | 77.93 | 72.46 |",
+    ]
+
+
+def test_every_column_can_be_read():
+    import fer
+
+    columns = [c for table in published.TABLES.values() for c in table.columns]
+    assert {c.dataset for c in columns if c.script == "fer.py"} <= set(fer.DATASETS)
+    assert {c.dataset for c in columns} <= {"digits", *published.PLACES}
+
+
+@pytest.mark.parametrize("dataset", ["affectnet", "expw", "expw-rafdb"])
 def test_sets_too_large_for_the_memory_stay_in_their_files(dataset):
     assert "--workers 8" in " ".join(published.Column("", dataset).arguments(None))
 

@@ -16,6 +16,7 @@ raf_db       EmoLabel/list_patition_label.txt, Image/aligned/*_aligned.jpg      
 affectnet    Manually_Annotated_file_lists/{training, validation}.csv,                283,901, 3,500
              Manually_Annotated_Images/                                               (7 classes)
 expw         label/label.lst, image/origin/                                           91,793 in all
+expw_raf_db  expw/ and rafdb/ with the files of both
 ===========  =======================================================================  =============
 
 The classes of the face sets bear the same names everywhere, but stand in each publisher's order.
@@ -59,6 +60,7 @@ CIFAR_N_KEYS = {
     "worst": "worse_label",
     "noisy": "noisy_label",
 }
+LEGACY = pickle.dumps(0x1950A86A20F9469CFC6C, 2)  # what torch.save began with before 1.6
 VOTES = (*FERPLUS_CLASSES, "unknown", "NF")
 
 
@@ -104,15 +106,16 @@ def cifar100(root: str | Path) -> Dataset:
 def cifar_n(path: str | Path, which: str, true: np.ndarray | None = None) -> np.ndarray:
     """Human labels of the CIFAR training images (Wei et al. 2022), in the order of the images.
 
-    `path` is ``CIFAR-10_human`` or ``CIFAR-100_human``, as the published .pt or as an .npz with
-    the same keys. `which` is "aggre", "random1", "random2", "random3" or "worst" for CIFAR-10 and
-    "noisy" for CIFAR-100. `true` labels of the first images tell whether the order is theirs.
+    `path` is ``CIFAR-10_human`` or ``CIFAR-100_human``, as the published .pt, or as an .npz or a
+    dictionary in an .npy with the same keys. `which` is "aggre", "random1", "random2", "random3"
+    or "worst" for CIFAR-10 and "noisy" for CIFAR-100. `true` labels of the first images tell
+    whether the order is theirs.
     """
     if which not in CIFAR_N_KEYS:
         raise ValueError(f"which must be one of {', '.join(CIFAR_N_KEYS)}, got {which!r}")
     path = _find(Path(path).parent, CIFAR_N, Path(path).name)
     with _reading(path, CIFAR_N):
-        labels = _load_npz(path) if path.suffix == ".npz" else _load_pt(path)
+        labels = {".npz": _load_npz, ".npy": _load_npy}.get(path.suffix, _load_pt)(path)
     key = CIFAR_N_KEYS[which]
     if key not in labels:
         raise ValueError(f"{path} has no labels {key!r}, only {', '.join(labels)}")
@@ -281,6 +284,22 @@ def expw(root: str | Path, size: int = 100, lazy: bool = False) -> Dataset:
     return Dataset(split(~in_test), split(in_test), EXPW_CLASSES)
 
 
+def expw_raf_db(root: str | Path, size: int = 100, lazy: bool = False) -> Dataset:
+    """ExpW to train on and RAF-DB to test on, with the classes of both in ExpW's order.
+
+    `root` holds ``expw/`` and ``rafdb/``, each as its own reader takes it. The training set is that
+    of `expw`, so without the photographs of its test set.
+    """
+    train = expw(Path(root) / "expw", size, lazy=True).train
+    test = raf_db(Path(root) / "rafdb", size, lazy=True).test
+    order = np.array([EXPW_CLASSES.index(name) for name in RAF_DB_CLASSES])
+    return Dataset(
+        Split(_images(train.images, lazy), train.labels),
+        Split(_images(test.images, lazy), order[test.labels]),
+        EXPW_CLASSES,
+    )
+
+
 def _raf_db_labels(path: Path) -> dict[str, int]:
     rows = _rows(_find(path.parent, RAF_DB, path.name), 2, delimiter=" ")
     labels = _labels([label for _, label in rows], len(RAF_DB_CLASSES), path, first=1)
@@ -415,8 +434,29 @@ def _load_npz(path: Path) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
+def _load_npy(path: Path) -> dict[str, np.ndarray]:
+    """Read a dictionary of numpy arrays saved with ``np.save``: a pickle after a header."""
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        if shape or not dtype.hasobject:
+            raise ValueError(
+                f"{path} must hold a dictionary, got an array of {dtype} of shape {shape}, which "
+                "does not say which labels it has: np.savez it under its key, such as worse_label"
+            )
+        return _load_dict(file, path, "ASCII")
+
+
 def _load_pt(path: Path) -> dict[str, np.ndarray]:
-    """Read a dictionary of numpy arrays saved with ``torch.save``: a zip of one pickle."""
+    """Read a dictionary of numpy arrays saved with ``torch.save``: a zip of one pickle.
+
+    Before torch 1.6 it was pickles in a row: a magic number, a version, the machine, the content.
+    """
+    with path.open("rb") as file:
+        if file.read(len(LEGACY)) == LEGACY:
+            for _ in ("version", "machine"):
+                _ArrayUnpickler(file).load()
+            return _load_dict(file, path, "ASCII")
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is neither an .npz nor a zip written by torch.save")
     with zipfile.ZipFile(path) as archive:
@@ -429,6 +469,8 @@ def _load_pt(path: Path) -> dict[str, np.ndarray]:
 
 def _load_dict(file: IO[bytes], path: Path, encoding: str) -> dict[Any, Any]:
     content = _ArrayUnpickler(file, encoding=encoding).load()
+    if isinstance(content, np.ndarray) and not content.shape:  # as np.save wraps it
+        content = content.item()
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a dictionary, got {type(content).__name__}")
     return content
