@@ -312,12 +312,12 @@ class SampleWeigher(StateModule):
         if any(histogram.total for histogram in histograms):
             with silent():
                 mixtures = [self._fitted(*each) for each in enumerate(histograms)]
-        posteriors = [mixture.predict_proba(CENTRES)[:, -1] for mixture in mixtures]
+        for mixture in mixtures:
+            mixture.predict_proba(CENTRES)
         # an estimator of one's own may have raised; from here on nothing does
         self.mixtures_, self.noise_rates_, self.balanced = mixtures, [], False
         degenerate = []
         for network, mixture in enumerate(mixtures):
-            histogram, clean = histograms[network], posteriors[network]
             self.noise_rates_.append(mixture.noise_rate_)
             self.posterior.load(mixture, network)
             if mixture.degenerate_:
@@ -326,7 +326,7 @@ class SampleWeigher(StateModule):
                 continue
             if self.decoys is not None and not again:
                 self._learn(network, mixture, self.decoys)
-            self._load_weights(network, mixture, histogram)
+            self._load_weights(network, mixture, histograms[network])
         for network in degenerate:
             warnings.warn(
                 f"the mixture of network {self._name(network)} is degenerate; it weighs every "
