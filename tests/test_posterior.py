@@ -11,6 +11,7 @@ from resup import (
     SimilarityHistogram,
     log_label_similarity,
 )
+from resup.odds import LogOdds
 from resup.posterior import ROWS, AnyMixture, TablePosterior
 
 MIXTURES = {
@@ -35,6 +36,18 @@ def test_within_1e_5_of_the_float64_posterior(name, similarities):
         logs = [torch.tensor(v, dtype=torch.float32) for v in (np.log(s), np.log1p(-s))]
     got = Posterior().load(mixture)(*logs)
     np.testing.assert_allclose(got, mixture.predict_proba(s)[:, -1], atol=1e-5)
+
+
+@pytest.mark.parametrize("steepness", [1e1, 1e3, 1e6])
+def test_the_error_is_bounded_by_the_size_of_the_terms(rng, steepness):
+    for middle in rng.beta(2, 2, 20):
+        a, b = steepness * rng.random(2) * [1, -1]
+        odds = LogOdds(a, b, -a * np.log(middle) - b * np.log1p(-middle))
+        s = np.clip(middle + rng.normal(size=200) / steepness, 1e-6, 1 - 1e-6)
+        logs = [torch.tensor(v, dtype=torch.float32) for v in (np.log(s), np.log1p(-s))]
+        error = np.abs(Posterior().load(odds)(*logs).numpy() - expit(odds(s)))
+        terms = np.abs(a * np.log(s)) + np.abs(b * np.log1p(-s)) + np.abs(odds.c)
+        assert (error <= 6e-8 * (1 + terms)).all()
 
 
 def test_saturated_logits_give_finite_weights(similarities):

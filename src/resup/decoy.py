@@ -234,7 +234,7 @@ class DecoyMixture(SimilarityMixture):
                 with silent():
                     alone = BetaMixture(clip=self.clip).fit(x, sample_weight=w)
                 if untold:
-                    odds = alone.log_odds_
+                    odds = alone.log_odds_ or ALWAYS_RIGHT
                 elif alone.noise_rate_ > 2 * found:
                     unexplained = alone.noise_rate_ - found
             odds = odds.not_below(least_probability)

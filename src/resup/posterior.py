@@ -30,6 +30,10 @@ class Posterior(StateModule):
     Beta mixture a and b are the differences of the components' parameters; no table, special
     function or copy to the host is needed. A new `Posterior` gives every label weight 1.
 
+    In float32 a weight is off by at most 6e-8 times the sum of the sizes of the three terms: by
+    less than 1e-5 for the mixtures of all recorded trainings, and by more for steeper ones, such
+    as Beta(3000, 8000) beside Beta(8000, 3000).
+
     Parameters
     ----------
     groups : int, default=1

@@ -41,8 +41,9 @@ def log_label_similarity(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tenso
     -------
     log_s, log_1ms : Tensor of shape (N,)
         log S and log(1 - S), both <= 0, on the device of `logits`; float64 for float64 logits and
-        float32 for every other dtype, inside autocast too. Differentiable. A row with NaN or +inf
-        gives NaN; classes with -inf are ignored, and a label of -inf has S = 0.
+        float32 for every other dtype, inside autocast too. Differentiable. A row with NaN or
+        +inf, or twice a logit of which is, gives NaN; classes with -inf are ignored, and a label of
+        -inf has S = 0.
 
     Raises
     ------
