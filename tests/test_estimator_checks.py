@@ -10,12 +10,12 @@ from sklearn.preprocessing import FunctionTransformer, QuantileTransformer
 from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from resup import BetaMixture, SimilarityHistogram
+from resup import BetaMixture, DecoyMixture, SimilarityHistogram
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
-class SquashedMixture(BetaMixture):
+class Squashed:
     """Takes any X, squashed to one column in (0, 1), so that a check can bring what it likes."""
 
     def __sklearn_tags__(self):
@@ -29,6 +29,17 @@ class SquashedMixture(BetaMixture):
             return array
         means = array.mean(1)
         return np.where(np.isfinite(means), expit(means), means)
+
+
+class SquashedMixture(Squashed, BetaMixture):
+    pass
+
+
+class SquashedDecoyMixture(Squashed, DecoyMixture):
+    """With decoys of its own, since y of a check may be labels."""
+
+    def fit(self, X, y=None, sample_weight=None):
+        return super().fit(X, np.linspace(0.02, 0.4, 20), sample_weight=sample_weight)
 
 
 RANGE = "brings values outside [0, 1]"
@@ -73,8 +84,16 @@ def test_as_it_is(estimator, check):
 
 
 @parametrize_with_checks(
-    [SquashedMixture(), SquashedMixture(3, prior=0), SquashedMixture(m_step="moments")],
-    expected_failed_checks=lambda _: {"check_fit2d_predict1d": "shape (N,) is welcome"},
+    [
+        SquashedMixture(),
+        SquashedMixture(3, prior=0),
+        SquashedMixture(m_step="moments"),
+        SquashedDecoyMixture(),
+    ],
+    expected_failed_checks=lambda mixture: {
+        "check_fit2d_predict1d": "shape (N,) is welcome",
+        **({"check_fit_score_takes_y": "y is decoys"} if isinstance(mixture, DecoyMixture) else {}),
+    },
 )
 def test_on_any_x(estimator, check):
     check(estimator)
