@@ -1,6 +1,6 @@
 """How good is the posterior of a right label, on similarities recorded from real trainings?
 
-    python benchmarks/posterior_quality.py DIR [--rates] [--out FILE.json]
+    python benchmarks/posterior_quality.py DIR [--rates] [--order SEED] [--out FILE.json]
 
 DIR holds recorded runs, one a file NAME.npz: `logits` (epochs, N, C), `similarity` (epochs, N),
 `decoy` (epochs, N; the similarity to a random other label), `label` (N,) and the truth, `wrong`
@@ -18,6 +18,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -87,13 +88,16 @@ def decoys_alone(epoch: Epoch) -> Fit:
     return Fit(mixture.predict_proba(epoch.s)[:, -1], mixture.noise_rate_)
 
 
-def decoys_in_training() -> Callable[[Epoch], Fit]:
+def decoys_in_training(seed: int | None = None) -> Callable[[Epoch], Fit]:
     """As `CoTrainer` uses them: decoys and the rate seen gathered in the step, remembered."""
     weigher = SampleWeigher(networks=1)
+    rng = None if seed is None else np.random.default_rng(seed)
 
     def method(epoch: Epoch) -> Fit:
         logits, label = torch.from_numpy(epoch.logits).float(), torch.from_numpy(epoch.label)
-        for batch in torch.arange(len(label)).split(128):
+        n = len(label)
+        order = torch.from_numpy(rng.permutation(n)) if rng else torch.arange(n)
+        for batch in order.split(128):
             weigher(logits[None, batch], label[batch])
         weigher.refit()
         mixture = weigher.mixtures_[0]
@@ -104,7 +108,7 @@ def decoys_in_training() -> Callable[[Epoch], Fit]:
 
 # Methods that look at more than S, made anew for each run; the table rules them off.
 BEYOND_S: dict[str, Callable[[], Callable[[Epoch], Fit]]] = {
-    "**DecoyMixture**": decoys_in_training,
+    "**DecoyMixture**": decoys_in_training,  # in the order of --order
     "DecoyMixture on arrays, no seen rate": lambda: decoys_alone,
 }
 
@@ -311,6 +315,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder of recorded *.npz")
     parser.add_argument("--rates", action="store_true", help="noise rates found, epoch by epoch")
     parser.add_argument("--methods", nargs="+", metavar="WORD", help="only names that hold a WORD")
+    parser.add_argument(
+        "--order", type=int, metavar="SEED", help="shuffle the batches that DecoyMixture trains on"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON")
     args = parser.parse_args()
     if args.out:
@@ -318,6 +325,7 @@ def main() -> None:
     origin = provenance()
 
     words = [word.lower() for word in args.methods or [""]]
+    BEYOND_S["**DecoyMixture**"] = partial(decoys_in_training, args.order)
     chosen = {
         name: method
         for name, method in (METHODS | BEYOND_S).items()
