@@ -5,6 +5,7 @@ import os
 import runpy
 import sys
 import time
+import warnings
 from datetime import timedelta
 from pathlib import Path
 from unittest import mock
@@ -12,11 +13,19 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
 
 from resup import BetaMixture, CoTrainer, DecoyMixture, SampleWeigher
 from resup.callbacks import Callback
+from resup.distributed import warn_if_apart
+
+try:
+    from torch.distributed.fsdp import fully_shard
+except ImportError:  # before torch 2.6
+    from torch.distributed._composable.fsdp import fully_shard
 
 MIXTURES = {"beta": BetaMixture, "decoy": DecoyMixture}
 
@@ -234,6 +243,44 @@ def recipe(rank, world, path):
     return [exact, names["probability"]]
 
 
+class Averaging(CoTrainer):
+    """Averages gradients by hand."""
+
+    def optimizer_step(self):
+        for p in (p for model in self.models for p in model.parameters()):
+            dist.all_reduce(p.grad)
+            p.grad /= dist.get_world_size()
+        super().optimizer_step()
+
+
+def apart(rank, world):
+    """What `fit` warns of by how gradients are exchanged, and of shards, which differ."""
+    said = {}
+    loader = DataLoader(data(), 16, sampler=DistributedSampler(data(), world, rank))
+    for name, kind, wrap in (
+        ("not", CoTrainer, lambda net: net),
+        ("by hand", Averaging, lambda net: net),
+        ("wrapped", CoTrainer, DistributedDataParallel),
+        ("one", CoTrainer, lambda net: DistributedDataParallel(net) if len(net) == 3 else net),
+    ):
+        torch.manual_seed(0)
+        hidden = nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)
+        nets = [wrap(net) for net in (nn.Sequential(nn.Linear(6, 3)), nn.Sequential(*hidden))]
+        optimizer = torch.optim.SGD([p for net in nets for p in net.parameters()], 0.1)
+        with warnings.catch_warnings(record=True) as told:
+            kind(nets, optimizer, progress=False).fit(loader, 2)
+        said[name] = [(str(each.message), each.filename == __file__) for each in told]
+    sharded = nn.Linear(6, 3), nn.Linear(6, 3)
+    for net in sharded:
+        fully_shard(net, mesh=init_device_mesh("cpu", (world,)))
+    flat = [FullyShardedDataParallel(nn.Linear(6, 3), device_id=torch.device("cpu")) for _ in "ab"]
+    with warnings.catch_warnings(record=True) as told:
+        warn_if_apart(sharded, torch.device("cpu"))
+        warn_if_apart(flat, torch.device("cpu"))
+    said["shards"] = [str(each.message) for each in told]
+    return said
+
+
 def lose(how):
     timeout = timedelta(seconds=40) if how == "hangs" else None
     dist.init_process_group("gloo", timeout=timeout)
@@ -258,6 +305,7 @@ if __name__ == "__main__":
         alone,
         means,
         classes,
+        apart,
         recipe,
     )
     work = {f.__name__: f for f in works}

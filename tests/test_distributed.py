@@ -35,7 +35,7 @@ def torchrun(world, what, out, *arguments, **environment):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    what = "weigh,traffic,train,uneven,absent,differing,evaluated,alone,means,classes"
+    what = "weigh,traffic,train,uneven,absent,differing,evaluated,alone,means,classes,apart"
     return torchrun(2, what, tmp_path_factory.mktemp("pair") / "out.pt")
 
 
@@ -111,6 +111,18 @@ def test_another_number_of_classes_is_told_to_every_process(pair):
         assert (
             "must have as many classes in all processes, got 3 in one and 5" in results["classes"]
         )
+
+
+def test_networks_that_processes_train_apart_are_noticed_once(pair):
+    first, second = (results["apart"] for results in pair)
+    [(message, of_the_caller)] = first.pop("not")
+    assert message.startswith("the parameters of network A and network B differ from process")
+    assert message.endswith("wrap both networks in DistributedDataParallel")
+    assert of_the_caller
+    [(message, _)] = first.pop("one")
+    assert message.startswith("the parameters of network A differ from process to")
+    assert set(second) == {"not", "by hand", "wrapped", "one", "shards"}
+    assert not any([*first.values(), *second.values()])
 
 
 @pytest.mark.parametrize("how", ["dies", "hangs"])

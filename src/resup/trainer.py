@@ -29,7 +29,14 @@ from ._validation import (
 )
 from .callbacks import Callback
 from .checkpoint import as_path, check_path, on_sigterm, random_states, set_random_states
-from .distributed import check_alike, explain_loss, is_distributed, share_buffers, unwrap
+from .distributed import (
+    check_alike,
+    explain_loss,
+    is_distributed,
+    share_buffers,
+    unwrap,
+    warn_if_apart,
+)
 from .losses import ConsistencyLoss, CrossWeightedLoss
 from .progress import EpochProgress
 from .saved import SavedPair
@@ -356,11 +363,14 @@ class CoTrainer(SavedPair):
                 if self.epoch < epochs:
                     self._train_mode()
                     self._warn_of_resting()
+                begun = self.epoch
                 while self.epoch < epochs and not (self._stop or self.should_stop):
                     means = self.train_epoch(train_loader)
                     if means is None:
                         self._save(checkpoint, train_loader)
                         break
+                    if self.epoch == begun:
+                        warn_if_apart(self.models, self.device)
                     self.epoch += 1
                     self.history.append({"epoch": self.epoch, **means})
                     self._ending = 0
