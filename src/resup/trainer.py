@@ -73,7 +73,8 @@ class CoTrainer(SavedPair):
     optimizer : Optimizer or sequence of Optimizer
         Owns exactly the parameters of both models (frozen ones may be left out).
     scheduler : learning-rate scheduler or sequence of them, optional
-        Stepped once an epoch, or once an optimizer step with ``scheduler_interval="step"``.
+        Stepped without an argument, once an epoch, or once an optimizer step with
+        ``scheduler_interval="step"``.
         ``ReduceLROnPlateau`` always once an epoch: in mode "min" it sees the training loss, in
         mode "max" the mean accuracy of both networks on the `val_loader`.
     consistency_weight : float, default=5.0
@@ -146,8 +147,8 @@ class CoTrainer(SavedPair):
     ------
     TypeError, ValueError
         If there are not two different models on one device, the optimizers miss or repeat a
-        trainable parameter or own a foreign one, a scheduler is of another optimizer, or a setting
-        is out of range.
+        trainable parameter or own a foreign one, a scheduler is of another optimizer or needs an
+        argument to step, or a setting is out of range.
 
     References
     ----------
