@@ -281,6 +281,24 @@ def apart(rank, world):
     return said
 
 
+def sharded(rank, world):
+    """Histories of a run and of one that was broken off, the state of Adam being shared out."""
+    from torch.distributed.optim import ZeroRedundancyOptimizer  # warns
+
+    def run(epochs, **paths):
+        torch.manual_seed(0)
+        nets = [DistributedDataParallel(nn.Linear(6, 3)) for _ in "ab"]
+        parameters = [p for net in nets for p in net.parameters()]
+        optimizer = ZeroRedundancyOptimizer(parameters, torch.optim.Adam, lr=1e-2)
+        sampler = DistributedSampler(data(), world, rank)
+        trainer = CoTrainer(nets, optimizer, progress=False)
+        return trainer.fit(DataLoader(data(), 16, sampler=sampler), epochs, **paths).history
+
+    path = Path(sys.argv[2]).with_name("zero.pt")
+    run(2, checkpoint=path)
+    return run(4), run(4, checkpoint=path, resume=path)
+
+
 def lose(how):
     timeout = timedelta(seconds=40) if how == "hangs" else None
     dist.init_process_group("gloo", timeout=timeout)
@@ -306,6 +324,7 @@ if __name__ == "__main__":
         means,
         classes,
         apart,
+        sharded,
         recipe,
     )
     work = {f.__name__: f for f in works}

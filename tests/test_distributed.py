@@ -35,7 +35,7 @@ def torchrun(world, what, out, *arguments, **environment):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    what = "weigh,traffic,train,uneven,absent,differing,evaluated,alone,means,classes,apart"
+    what = "weigh,traffic,train,uneven,absent,differing,evaluated,alone,means,classes,apart,sharded"
     return torchrun(2, what, tmp_path_factory.mktemp("pair") / "out.pt")
 
 
@@ -123,6 +123,13 @@ def test_networks_that_processes_train_apart_are_noticed_once(pair):
     assert message.startswith("the parameters of network A differ from process to")
     assert set(second) == {"not", "by hand", "wrapped", "one", "shards"}
     assert not any([*first.values(), *second.values()])
+
+
+def test_a_run_whose_optimizer_is_shared_out_goes_on_exactly(pair):
+    for results in pair:
+        whole, resumed = results["sharded"]
+        assert len(whole) == 4
+        assert resumed == whole
 
 
 @pytest.mark.parametrize("how", ["dies", "hangs"])

@@ -131,7 +131,12 @@ class SavedPair(NetworkPair):
 
     def _save(self, path: str | os.PathLike[str] | None, loader: Iterable[Any]) -> None:
         randomness = everyones(random_states(loaders.generators(loader)))
-        if path is not None and self.is_main_process:
+        if path is None:
+            return
+        for optimizer in self.optimizers:
+            if hasattr(optimizer, "consolidate_state_dict"):  # a ZeroRedundancyOptimizer
+                optimizer.consolidate_state_dict()
+        if self.is_main_process:
             save_checkpoint({**self.state_dict(), "random": randomness}, path)
 
     def _resume(self, path: str | os.PathLike[str], loader: Iterable[Any]) -> Any:
