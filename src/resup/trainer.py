@@ -109,7 +109,8 @@ class CoTrainer(SavedPair):
     autocast : torch.dtype, optional
         Run the models under autocast in bfloat16 or float16. The losses stay in float32.
     scaler : torch.amp.GradScaler, optional
-        For float16.
+        For float16. Torch's makes the host wait for the device at each step of an optimizer, to see
+        whether a gradient was infinite, unless the optimizer is made with ``fused=True``.
     clip_grad_norm : float, optional
         Largest gradient norm of each network.
     accumulate : int, default=1
