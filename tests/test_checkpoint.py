@@ -109,6 +109,35 @@ def test_killed_again_and_again(tmp_path, undisturbed):
     assert torch.load(out, weights_only=True) == undisturbed
 
 
+KILLED = """
+import os, resource, signal, sys
+from resup import checkpoint
+state = checkpoint.load_checkpoint(sys.argv[1]) | {"epoch": 2}
+point = sys.argv[2]
+if point.isdigit():  # a write beyond so many bytes is done in part; the next one kills
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(point),) * 2)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+else:
+    setattr(os, point, lambda *given: os.kill(os.getpid(), signal.SIGKILL))
+checkpoint.save_checkpoint(state, sys.argv[1])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL")
+@pytest.mark.parametrize("point", [0, 9000, "fsync", "replace"])
+def test_killed_while_it_writes(saved, point):
+    trainer, loader, path = saved
+    good = path.read_bytes()
+    assert len(good) > 9000
+    code = subprocess.run([sys.executable, "-c", KILLED, str(path), str(point)]).returncode
+    assert code == -(signal.SIGKILL if isinstance(point, str) else signal.SIGXFSZ)
+    assert path.read_bytes() == good
+    assert load_checkpoint(path)["epoch"] == 1
+    assert trainer.fit(loader, 2, checkpoint=path, resume=path).epoch == 2
+    assert os.listdir(path.parent) == ["checkpoint.pt"]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGTERM")
 @pytest.mark.parametrize("workers", [0, 1])
