@@ -85,14 +85,15 @@ def data() -> Dataset:
     return TensorDataset(x, x[:, :3].argmax(1))
 
 
-def train(rank, world, callbacks=()):
+def train(rank, world, callbacks=(), stream=lambda loader: loader):
     torch.manual_seed(0)
     nets = [nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)) for _ in "ab"]
     nets = [DistributedDataParallel(net) for net in nets]
     optimizer = torch.optim.Adam([p for net in nets for p in net.parameters()], 1e-2)
     trainer = CoTrainer(nets, optimizer, callbacks=callbacks, progress=False)
     sampler = DistributedSampler(data(), world, rank, shuffle=True)
-    trainer.fit(DataLoader(data(), 16, sampler=sampler), 6, DataLoader(data(), 64))
+    loader = stream(DataLoader(data(), 16, sampler=sampler))
+    trainer.fit(loader, 6, DataLoader(data(), 64))
     weights = [p.sum().item() for net in nets for p in net.parameters()]
     return [weights, trainer.history]
 
@@ -299,10 +300,19 @@ def sharded(rank, world):
     return run(4), run(4, checkpoint=path, resume=path)
 
 
+class Unsized:
+    def __init__(self, loader):
+        self.loader = loader
+
+    def __iter__(self):
+        yield from self.loader
+
+
 def lose(how):
     timeout = timedelta(seconds=40) if how == "hangs" else None
     dist.init_process_group("gloo", timeout=timeout)
-    train(dist.get_rank(), dist.get_world_size(), [Lost(how)])
+    stream = {"stream": Unsized} if how == "dies" else {}
+    train(dist.get_rank(), dist.get_world_size(), [Lost(how)], **stream)
 
 
 if __name__ == "__main__":

@@ -147,17 +147,20 @@ def _norms(model: nn.Module, device: torch.device) -> Tensor:
     return sum(norms, torch.zeros((), dtype=torch.float64, device=device))
 
 
-def explain_loss(error: Exception, doing: str) -> None:
+def explain_loss(error: Exception, doing: str, batches: int | None) -> None:
     """Raise a clearer error if `error` comes from a collective call, which needs every process.
 
+    Where the number of `batches` is not known, it may be another one in another process.
     NCCL's watchdog may end this process before Python sees an error.
     """
     reason = str(error)
     collective = isinstance(error, dist.DistError) or _COLLECTIVE.search(reason)
     if is_distributed() and collective:
+        unequal = "; or its train_loader, which has no length, gave another number of batches"
         raise RuntimeError(
             f"process {rank()} of {dist.get_world_size()} could not go on {doing}: another process "
-            f"has ended or hangs, and its own output says why ({reason.splitlines()[0]})"
+            f"has ended or hangs, and its own output says why{unequal if batches is None else ''} "
+            f"({reason.splitlines()[0]})"
         ) from error
 
 

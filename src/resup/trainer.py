@@ -379,7 +379,8 @@ class CoTrainer(SavedPair):
                     self._end_epoch(train_loader, val_loader, checkpoint)
             except loaders.LOST as error:
                 if not (self._stop and loaders.is_lost_worker(error)):  # told to stop too
-                    explain_loss(error, f"after {self.epoch} epochs")
+                    batches = loaders.length(train_loader)
+                    explain_loss(error, f"after {self.epoch} epochs", batches)
                     raise
             if self._stop:
                 raise SystemExit(128 + signal.SIGTERM)
