@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,28 @@ def test_told_to_stop_in_the_middle_of_an_epoch(tmp_path, workers):
     assert state["epoch_so_far"]["steps"] > 0
     assert run_until(out, checkpoint, 10_000, signal.SIGTERM, workers) == 0
     assert torch.load(out, weights_only=True) == undisturbed
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGCHLD")
+@pytest.mark.parametrize("stopped", [False, True])
+def test_signals_are_handled_as_before_once_training_ends(stopped, tmp_path):
+    class Stops(Callback):
+        def on_step_end(self, trainer, values):
+            signal.raise_signal(signal.SIGTERM)
+
+    def own(*_):
+        raise AssertionError("called")
+
+    numbers = signal.SIGTERM, signal.SIGCHLD
+    t = trainer(callbacks=[Stops()] if stopped else [])
+    before = [signal.signal(number, own) for number in numbers]
+    try:
+        with pytest.raises(SystemExit) if stopped else nullcontext():
+            t.fit(DataLoader(data(), 40), 1, checkpoint=tmp_path / "c.pt")
+        assert [signal.getsignal(number) for number in numbers] == [own, own]
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def test_nothing_to_resume_from(tmp_path):

@@ -106,6 +106,18 @@ def test_the_most_suspicious_labels_come_first(run):
     assert report.noise_rate_by_class(least=1000) == {}
 
 
+def test_the_suggested_label_is_that_of_both_networks(run):
+    trainer, loader = copy.deepcopy(run[0]), run[1]
+    with torch.no_grad():
+        for model in trainer.models:  # they agree too often
+            model.weight.normal_()
+        a, b = (model(loader.dataset.tensors[0]).softmax(1) for model in trainer.models)
+    suggested = torch.from_numpy(trainer.report(loader).in_order()["suggested"])
+    assert torch.equal(suggested, (a + b).argmax(1))
+    for alone in (a, b):
+        assert not torch.equal(suggested, alone.argmax(1))
+
+
 def test_suspects_are_a_head_of_the_list(run):
     report = run[0].report(run[1])
     few, many = report.suspects(0.1), report.suspects(0.3)
