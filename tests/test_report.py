@@ -316,6 +316,21 @@ def test_tensorboard(tmp_path):
         assert values == pytest.approx(expected, rel=1e-6)
 
 
+def test_tensorboard_is_given_numbers_only(tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+
+    class Notes(Callback):
+        def on_epoch_end(self, trainer, record):
+            record |= {"note": "best", "none": None, "two": torch.ones(2), "list": [1.0]}
+            record |= {"one": torch.ones(1), "half": np.float32(0.5), "yes": True}
+
+    t = short_run([Notes(), TensorBoardLogger(tmp_path)])
+    written = events.EventAccumulator(str(tmp_path)).Reload()
+    others = {"note", "none", "two", "list"}
+    assert set(written.Tags()["scalars"]) == set(t.history[-1]) - others
+    assert [written.Scalars(key)[-1].value for key in ("one", "half", "yes")] == [1, 0.5, 1]
+
+
 def test_probabilities_of_other_labels_each_epoch():
     x = torch.randn(100, 4)
     y = (x[:, 0] > 0).long()
