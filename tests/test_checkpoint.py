@@ -16,7 +16,7 @@ from checkpoint_worker import EPOCHS, make, outcome
 from small import data, trainer
 from torch.utils.data import DataLoader, Dataset
 
-from resup import BetaMixture, ConsistencyLoss, CoTrainer
+from resup import BetaMixture, ConsistencyLoss, CoTrainer, SymmetricKLLoss
 from resup.callbacks import Callback, JSONLinesLogger
 from resup.checkpoint import load_checkpoint, save_checkpoint
 
@@ -421,6 +421,25 @@ def test_a_state_of_another_kind(saved):
     ):
         with pytest.raises(ValueError, match=message):
             misfit.fit(loader, 2, resume=path)
+
+
+def test_other_settings_of_the_objective_are_told(tmp_path):
+    path, loader = tmp_path / "c.pt", DataLoader(data(), 40)
+    options = {"consistency_weight": np.float32(2), "weight_threshold": 0.5}
+    trainer(**options).fit(loader, 1, checkpoint=path)
+    trainer(**options).fit(loader, 2, resume=path)
+    other = trainer(consistency=SymmetricKLLoss(), exchange="mean", weight_threshold=0.5)
+    with pytest.warns(UserWarning, match="training goes on with other settings") as told:
+        other.fit(loader, 2, resume=path)
+    assert str(told[0].message).split(": ")[1].split(", ") == [
+        "consistency_weight was 2.0 and is 5.0",
+        "consistency was 'ConsistencyLoss' and is 'SymmetricKLLoss'",
+        "exchange was 'swap' and is 'mean'",
+    ]
+    older = load_checkpoint(path)
+    del older["settings"]
+    save_checkpoint(older, path)
+    trainer().fit(loader, 2, resume=path)
 
 
 def test_paths(tmp_path):

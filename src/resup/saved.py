@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from numbers import Real
 from typing import Any
 
 import torch
@@ -20,6 +21,17 @@ from .pair import NetworkPair
 from .progress import EpochProgress
 
 FORMAT_VERSION = 13
+
+_SETTINGS = (
+    "consistency_weight",
+    "cross_weighted",
+    "consistency",
+    "warmup_epochs",
+    "similarities",
+    "exchange",
+    "weight_threshold",
+    "refit_every",
+)
 
 
 class SavedPair(NetworkPair):
@@ -51,6 +63,7 @@ class SavedPair(NetworkPair):
         return {
             "format_version": FORMAT_VERSION,
             "kinds": self._kinds(),
+            "settings": self._settings(),
             "epoch": self.epoch,
             "history": [dict(record) for record in self.history],
             "ending": self._ending,
@@ -60,7 +73,7 @@ class SavedPair(NetworkPair):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave.
+        """Take over what `state_dict` gave; warns if other settings would change the objective.
 
         Raises
         ------
@@ -95,6 +108,15 @@ class SavedPair(NetworkPair):
         for name, callback in self._remembering().items():
             if name in state["callbacks"]:
                 load_part(callback, state["callbacks"][name], name)
+        now, saved = self._settings(), state.get("settings", {})  # older states have none
+        other = [name for name in now if name in saved and saved[name] != now[name]]
+        if other:
+            changes = (f"{name} was {saved[name]!r} and is {now[name]!r}" for name in other)
+            warnings.warn(
+                "training goes on with other settings than those of the state: "
+                f"{', '.join(changes)}",
+                stacklevel=2,
+            )
         self.epoch = state["epoch"]
         self.history = [dict(record) for record in state["history"]]
         self._ending = state["ending"]
@@ -119,6 +141,16 @@ class SavedPair(NetworkPair):
         kinds = [type(part).__name__ for part in (*parts, self.weigher.mixture)]
         signal = self.weigher.signal
         return [*kinds, f"signal {'of a callable' if callable(signal) else signal}"]
+
+    def _settings(self) -> dict[str, Any]:
+        """Name what changes the objective and no state tells."""
+        settings = {name: getattr(self, name) for name in _SETTINGS}
+        for name, value in settings.items():
+            if callable(value):
+                settings[name] = type(unwrap(value)).__name__
+            elif isinstance(value, Real):
+                settings[name] = float(value)
+        return settings
 
     def _remembering(self) -> dict[str, Any]:
         """Name the callbacks that have a state, by their types and places among these."""

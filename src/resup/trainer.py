@@ -293,7 +293,8 @@ class CoTrainer(SavedPair):
             Go on from this checkpoint, exactly: random states too are taken from it, those of
             torch's, NumPy's and Python's generators that the loader, its samplers or its data set
             hold among them. It may be missing only if it is the `checkpoint` path itself, so that
-            one command both starts and restarts a run. (Workers of a DataLoader that persist have
+            one command both starts and restarts a run. Settings that change the objective are this
+            trainer's, which warns if others were saved. (Workers of a DataLoader that persist have
             random states of their own, which no checkpoint holds; a data set that shuffles while it
             is read needs a generator that training does not draw from, else an epoch that was
             interrupted goes on with other samples; on a GPU many kernels differ in the last bits
