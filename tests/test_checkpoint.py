@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -200,6 +201,23 @@ def test_a_truncated_file(saved, share):
         ValueError, match=r"checkpoint\.pt is damaged or not a checkpoint of CoTrainer"
     ):
         trainer.fit(loader, 2, resume=path)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 1000])
+def test_a_file_that_was_cut_off_is_called_so(saved, size):
+    _, _, path = saved
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ValueError, match=f"CoTrainer: its {size} bytes are no whole archive"):
+        load_checkpoint(path)
+
+
+def test_torchs_advice_to_trust_a_file_is_not_repeated(tmp_path):
+    path = tmp_path / "c.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("c/data.pkl", "x")
+        archive.writestr("c/version", "3")
+    with pytest.raises(ValueError, match=r"c\.pt is damaged .*: Unsupported operand 120$"):
+        load_checkpoint(path)
 
 
 def test_a_damaged_weight(saved):
