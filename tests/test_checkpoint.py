@@ -441,6 +441,31 @@ def test_a_state_of_another_kind(saved):
             misfit.fit(loader, 2, resume=path)
 
 
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ({"epoch": "1"}, "epoch of state must be int, got '1'"),
+        ({"history": None}, "history of state must be list, got None"),
+        ({"history": [1]}, "TypeError.*not iterable"),
+        ({"epoch_so_far": [1]}, r"epoch_so_far of state must be Mapping or NoneType, got \[1\]"),
+        ({"epoch_so_far": {"odd": 1}}, "TypeError.* unexpected keyword argument 'odd'"),
+        ({"epoch_so_far": {"steps": 1}}, "its random states lack torch, cuda, python, others"),
+        ({"callbacks": 1}, "callbacks of state must be Mapping, got 1"),
+        ({"model_b": 1}, "the state of model_b does not fit: Expected state_dict"),
+        ({"optimizer_0": {}}, "the state of optimizer_0 does not fit: 'param_groups'"),
+        ({"scheduler_0": 1}, "the state of scheduler_0 does not fit"),
+        ({"random": [{"torch": 1}]}, "its random states lack cuda, python, others"),
+        ({"random": 1}, "TypeError"),
+    ],
+    ids=str,
+)
+def test_a_file_with_other_contents_is_named(saved, contents, message):
+    trainer, loader, path = saved
+    save_checkpoint(load_checkpoint(path) | contents, path)
+    with pytest.raises(ValueError, match=rf"cannot go on from .*checkpoint\.pt: {message}"):
+        trainer.fit(loader, 2, resume=path)
+
+
 def test_other_settings_of_the_objective_are_told(tmp_path):
     path, loader = tmp_path / "c.pt", DataLoader(data(), 40)
     options = {"consistency_weight": np.float32(2), "weight_threshold": 0.5}

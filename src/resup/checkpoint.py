@@ -150,7 +150,7 @@ def load_part(part: Any, saved: Mapping[str, Any], name: str) -> None:
     """Load the state of a model, an optimizer and so on; raise ValueError if it does not fit."""
     try:
         part.load_state_dict(saved)
-    except (RuntimeError, ValueError, LookupError) as error:
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"the state of {name} does not fit: {error}") from error
 
 

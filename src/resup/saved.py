@@ -22,6 +22,16 @@ from .progress import EpochProgress
 
 FORMAT_VERSION = 13
 
+_OWN: dict[str, tuple[type, ...]] = {  # of a state, beside those of parts
+    "kinds": (list,),
+    "settings": (Mapping,),
+    "epoch": (int,),
+    "history": (list,),
+    "ending": (int, type(None)),
+    "epoch_so_far": (Mapping, type(None)),
+    "callbacks": (Mapping,),
+}
+
 _SETTINGS = (
     "consistency_weight",
     "cross_weighted",
@@ -96,12 +106,15 @@ class SavedPair(NetworkPair):
                 f"{FORMAT_VERSION}"
             )
         parts = self._parts()
-        known = ("kinds", "epoch", "history", "ending", "epoch_so_far", "callbacks")
+        for name, types in _OWN.items():
+            if name in state and not isinstance(state[name], types):
+                wanted = " or ".join(each.__name__ for each in types)
+                raise ValueError(f"{name} of state must be {wanted}, got {state[name]!r}")
         if (kinds := state.get("kinds", self._kinds())) != self._kinds():
             raise ValueError(
                 f"state is of {', '.join(kinds)}, this trainer has {', '.join(self._kinds())}"
             )
-        if missing := [name for name in (*known, *parts) if name not in state]:
+        if missing := [n for n in (*_OWN, *parts) if n not in state and n != "settings"]:
             raise ValueError(f"state lacks {', '.join(missing)}")
         for name, part in parts.items():
             load_part(part, state[name], name)
@@ -174,10 +187,17 @@ class SavedPair(NetworkPair):
     def _resume(self, path: str | os.PathLike[str], loader: Iterable[Any]) -> Any:
         """Load a checkpoint; returns the random states to go on with, if it has them."""
         state = load_checkpoint(path)
-        self.load_state_dict(state)
+        randomness = state.get("random", [])  # only `fit` writes it
+        try:
+            self.load_state_dict(state)
+            for states in [*randomness, *([self._done.randomness] if self._done.steps else [])]:
+                if missing := [name for name in random_states([]) if name not in states]:
+                    raise ValueError(f"its random states lack {', '.join(missing)}")
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            reason = error if isinstance(error, ValueError) else repr(error)
+            raise ValueError(f"training cannot go on from {path}: {reason}") from error
         if self.epoch:
             loaders.start_workers(loader)
-        randomness = state.get("random", [])  # only `fit` writes it
         if self._done.steps and len(randomness) not in (0, world_size()):
             warnings.warn(
                 f"epoch {self.epoch + 1} begins anew, as its samples are shared out otherwise: "
