@@ -13,19 +13,12 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
 
 from resup import BetaMixture, CoTrainer, DecoyMixture, SampleWeigher
 from resup.callbacks import Callback
 from resup.distributed import warn_if_apart
-
-try:
-    from torch.distributed.fsdp import fully_shard
-except ImportError:  # before torch 2.6
-    from torch.distributed._composable.fsdp import fully_shard
 
 MIXTURES = {"beta": BetaMixture, "decoy": DecoyMixture}
 
@@ -256,6 +249,14 @@ class Averaging(CoTrainer):
 
 def apart(rank, world):
     """What `fit` warns of by how gradients are exchanged, and of shards, which differ."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    try:
+        from torch.distributed.fsdp import fully_shard
+    except ImportError:  # before torch 2.6
+        from torch.distributed._composable.fsdp import fully_shard
+
     said = {}
     loader = DataLoader(data(), 16, sampler=DistributedSampler(data(), world, rank))
     for name, kind, wrap in (
@@ -284,7 +285,7 @@ def apart(rank, world):
 
 def sharded(rank, world):
     """Histories of a run and of one that was broken off, the state of Adam being shared out."""
-    from torch.distributed.optim import ZeroRedundancyOptimizer  # warns
+    from torch.distributed.optim import ZeroRedundancyOptimizer  # its import warns
 
     def run(epochs, **paths):
         torch.manual_seed(0)
