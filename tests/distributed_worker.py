@@ -5,6 +5,7 @@ import os
 import runpy
 import sys
 import time
+import warnings
 from datetime import timedelta
 from pathlib import Path
 from unittest import mock
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorData
 
 from resup import BetaMixture, CoTrainer, DecoyMixture, SampleWeigher
 from resup.callbacks import Callback
+from resup.distributed import warn_if_apart
 
 MIXTURES = {"beta": BetaMixture, "decoy": DecoyMixture}
 
@@ -76,14 +78,15 @@ def data() -> Dataset:
     return TensorDataset(x, x[:, :3].argmax(1))
 
 
-def train(rank, world, callbacks=()):
+def train(rank, world, callbacks=(), stream=lambda loader: loader):
     torch.manual_seed(0)
     nets = [nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)) for _ in "ab"]
     nets = [DistributedDataParallel(net) for net in nets]
     optimizer = torch.optim.Adam([p for net in nets for p in net.parameters()], 1e-2)
     trainer = CoTrainer(nets, optimizer, callbacks=callbacks, progress=False)
     sampler = DistributedSampler(data(), world, rank, shuffle=True)
-    trainer.fit(DataLoader(data(), 16, sampler=sampler), 6, DataLoader(data(), 64))
+    loader = stream(DataLoader(data(), 16, sampler=sampler))
+    trainer.fit(loader, 6, DataLoader(data(), 64))
     weights = [p.sum().item() for net in nets for p in net.parameters()]
     return [weights, trainer.history]
 
@@ -234,10 +237,83 @@ def recipe(rank, world, path):
     return [exact, names["probability"]]
 
 
+class Averaging(CoTrainer):
+    """Averages gradients by hand."""
+
+    def optimizer_step(self):
+        for p in (p for model in self.models for p in model.parameters()):
+            dist.all_reduce(p.grad)
+            p.grad /= dist.get_world_size()
+        super().optimizer_step()
+
+
+def apart(rank, world):
+    """What `fit` warns of by how gradients are exchanged, and of shards, which differ."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    try:
+        from torch.distributed.fsdp import fully_shard
+    except ImportError:  # before torch 2.6
+        from torch.distributed._composable.fsdp import fully_shard
+
+    said = {}
+    loader = DataLoader(data(), 16, sampler=DistributedSampler(data(), world, rank))
+    for name, kind, wrap in (
+        ("not", CoTrainer, lambda net: net),
+        ("by hand", Averaging, lambda net: net),
+        ("wrapped", CoTrainer, DistributedDataParallel),
+        ("one", CoTrainer, lambda net: DistributedDataParallel(net) if len(net) == 3 else net),
+    ):
+        torch.manual_seed(0)
+        hidden = nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)
+        nets = [wrap(net) for net in (nn.Sequential(nn.Linear(6, 3)), nn.Sequential(*hidden))]
+        optimizer = torch.optim.SGD([p for net in nets for p in net.parameters()], 0.1)
+        with warnings.catch_warnings(record=True) as told:
+            kind(nets, optimizer, progress=False).fit(loader, 2)
+        said[name] = [(str(each.message), each.filename == __file__) for each in told]
+    sharded = nn.Linear(6, 3), nn.Linear(6, 3)
+    for net in sharded:
+        fully_shard(net, mesh=init_device_mesh("cpu", (world,)))
+    flat = [FullyShardedDataParallel(nn.Linear(6, 3), device_id=torch.device("cpu")) for _ in "ab"]
+    with warnings.catch_warnings(record=True) as told:
+        warn_if_apart(sharded, torch.device("cpu"))
+        warn_if_apart(flat, torch.device("cpu"))
+    said["shards"] = [str(each.message) for each in told]
+    return said
+
+
+def sharded(rank, world):
+    """Histories of a run and of one that was broken off, the state of Adam being shared out."""
+    from torch.distributed.optim import ZeroRedundancyOptimizer  # its import warns
+
+    def run(epochs, **paths):
+        torch.manual_seed(0)
+        nets = [DistributedDataParallel(nn.Linear(6, 3)) for _ in "ab"]
+        parameters = [p for net in nets for p in net.parameters()]
+        optimizer = ZeroRedundancyOptimizer(parameters, torch.optim.Adam, lr=1e-2)
+        sampler = DistributedSampler(data(), world, rank)
+        trainer = CoTrainer(nets, optimizer, progress=False)
+        return trainer.fit(DataLoader(data(), 16, sampler=sampler), epochs, **paths).history
+
+    path = Path(sys.argv[2]).with_name("zero.pt")
+    run(2, checkpoint=path)
+    return run(4), run(4, checkpoint=path, resume=path)
+
+
+class Unsized:
+    def __init__(self, loader):
+        self.loader = loader
+
+    def __iter__(self):
+        yield from self.loader
+
+
 def lose(how):
     timeout = timedelta(seconds=40) if how == "hangs" else None
     dist.init_process_group("gloo", timeout=timeout)
-    train(dist.get_rank(), dist.get_world_size(), [Lost(how)])
+    stream = {"stream": Unsized} if how == "dies" else {}
+    train(dist.get_rank(), dist.get_world_size(), [Lost(how)], **stream)
 
 
 if __name__ == "__main__":
@@ -258,6 +334,8 @@ if __name__ == "__main__":
         alone,
         means,
         classes,
+        apart,
+        sharded,
         recipe,
     )
     work = {f.__name__: f for f in works}

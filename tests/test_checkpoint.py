@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from checkpoint_worker import EPOCHS, make, outcome
 from small import data, trainer
 from torch.utils.data import DataLoader, Dataset
 
-from resup import BetaMixture, ConsistencyLoss, CoTrainer
+from resup import BetaMixture, ConsistencyLoss, CoTrainer, SymmetricKLLoss
 from resup.callbacks import Callback, JSONLinesLogger
 from resup.checkpoint import load_checkpoint, save_checkpoint
 
@@ -109,6 +111,35 @@ def test_killed_again_and_again(tmp_path, undisturbed):
     assert torch.load(out, weights_only=True) == undisturbed
 
 
+KILLED = """
+import os, resource, signal, sys
+from resup import checkpoint
+state = checkpoint.load_checkpoint(sys.argv[1]) | {"epoch": 2}
+point = sys.argv[2]
+if point.isdigit():  # a write beyond so many bytes is done in part; the next one kills
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(point),) * 2)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+else:
+    setattr(os, point, lambda *given: os.kill(os.getpid(), signal.SIGKILL))
+checkpoint.save_checkpoint(state, sys.argv[1])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL")
+@pytest.mark.parametrize("point", [0, 9000, "fsync", "replace"])
+def test_killed_while_it_writes(saved, point):
+    trainer, loader, path = saved
+    good = path.read_bytes()
+    assert len(good) > 9000
+    code = subprocess.run([sys.executable, "-c", KILLED, str(path), str(point)]).returncode
+    assert code == -(signal.SIGKILL if isinstance(point, str) else signal.SIGXFSZ)
+    assert path.read_bytes() == good
+    assert load_checkpoint(path)["epoch"] == 1
+    assert trainer.fit(loader, 2, checkpoint=path, resume=path).epoch == 2
+    assert os.listdir(path.parent) == ["checkpoint.pt"]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGTERM")
 @pytest.mark.parametrize("workers", [0, 1])
@@ -122,6 +153,28 @@ def test_told_to_stop_in_the_middle_of_an_epoch(tmp_path, workers):
     assert state["epoch_so_far"]["steps"] > 0
     assert run_until(out, checkpoint, 10_000, signal.SIGTERM, workers) == 0
     assert torch.load(out, weights_only=True) == undisturbed
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGCHLD")
+@pytest.mark.parametrize("stopped", [False, True])
+def test_signals_are_handled_as_before_once_training_ends(stopped, tmp_path):
+    class Stops(Callback):
+        def on_step_end(self, trainer, values):
+            signal.raise_signal(signal.SIGTERM)
+
+    def own(*_):
+        raise AssertionError("called")
+
+    numbers = signal.SIGTERM, signal.SIGCHLD
+    t = trainer(callbacks=[Stops()] if stopped else [])
+    before = [signal.signal(number, own) for number in numbers]
+    try:
+        with pytest.raises(SystemExit) if stopped else nullcontext():
+            t.fit(DataLoader(data(), 40), 1, checkpoint=tmp_path / "c.pt")
+        assert [signal.getsignal(number) for number in numbers] == [own, own]
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def test_nothing_to_resume_from(tmp_path):
@@ -148,6 +201,23 @@ def test_a_truncated_file(saved, share):
         ValueError, match=r"checkpoint\.pt is damaged or not a checkpoint of CoTrainer"
     ):
         trainer.fit(loader, 2, resume=path)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 1000])
+def test_a_file_that_was_cut_off_is_called_so(saved, size):
+    _, _, path = saved
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ValueError, match=f"CoTrainer: its {size} bytes are no whole archive"):
+        load_checkpoint(path)
+
+
+def test_torchs_advice_to_trust_a_file_is_not_repeated(tmp_path):
+    path = tmp_path / "c.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("c/data.pkl", "x")
+        archive.writestr("c/version", "3")
+    with pytest.raises(ValueError, match=r"c\.pt is damaged .*: Unsupported operand 120$"):
+        load_checkpoint(path)
 
 
 def test_a_damaged_weight(saved):
@@ -369,6 +439,50 @@ def test_a_state_of_another_kind(saved):
     ):
         with pytest.raises(ValueError, match=message):
             misfit.fit(loader, 2, resume=path)
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ({"epoch": "1"}, "epoch of state must be int, got '1'"),
+        ({"history": None}, "history of state must be list, got None"),
+        ({"history": [1]}, "TypeError.*not iterable"),
+        ({"epoch_so_far": [1]}, r"epoch_so_far of state must be Mapping or NoneType, got \[1\]"),
+        ({"epoch_so_far": {"odd": 1}}, "TypeError.* unexpected keyword argument 'odd'"),
+        ({"epoch_so_far": {"steps": 1}}, "its random states lack torch, cuda, python, others"),
+        ({"callbacks": 1}, "callbacks of state must be Mapping, got 1"),
+        ({"model_b": 1}, "the state of model_b does not fit: Expected state_dict"),
+        ({"optimizer_0": {}}, "the state of optimizer_0 does not fit: 'param_groups'"),
+        ({"scheduler_0": 1}, "the state of scheduler_0 does not fit"),
+        ({"random": [{"torch": 1}]}, "its random states lack cuda, python, others"),
+        ({"random": 1}, "TypeError"),
+    ],
+    ids=str,
+)
+def test_a_file_with_other_contents_is_named(saved, contents, message):
+    trainer, loader, path = saved
+    save_checkpoint(load_checkpoint(path) | contents, path)
+    with pytest.raises(ValueError, match=rf"cannot go on from .*checkpoint\.pt: {message}"):
+        trainer.fit(loader, 2, resume=path)
+
+
+def test_other_settings_of_the_objective_are_told(tmp_path):
+    path, loader = tmp_path / "c.pt", DataLoader(data(), 40)
+    options = {"consistency_weight": np.float32(2), "weight_threshold": 0.5}
+    trainer(**options).fit(loader, 1, checkpoint=path)
+    trainer(**options).fit(loader, 2, resume=path)
+    other = trainer(consistency=SymmetricKLLoss(), exchange="mean", weight_threshold=0.5)
+    with pytest.warns(UserWarning, match="training goes on with other settings") as told:
+        other.fit(loader, 2, resume=path)
+    assert str(told[0].message).split(": ")[1].split(", ") == [
+        "consistency_weight was 2.0 and is 5.0",
+        "consistency was 'ConsistencyLoss' and is 'SymmetricKLLoss'",
+        "exchange was 'swap' and is 'mean'",
+    ]
+    older = load_checkpoint(path)
+    del older["settings"]
+    save_checkpoint(older, path)
+    trainer().fit(loader, 2, resume=path)
 
 
 def test_paths(tmp_path):

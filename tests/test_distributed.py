@@ -35,7 +35,7 @@ def torchrun(world, what, out, *arguments, **environment):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    what = "weigh,traffic,train,uneven,absent,differing,evaluated,alone,means,classes"
+    what = "weigh,traffic,train,uneven,absent,differing,evaluated,alone,means,classes,apart,sharded"
     return torchrun(2, what, tmp_path_factory.mktemp("pair") / "out.pt")
 
 
@@ -113,6 +113,25 @@ def test_another_number_of_classes_is_told_to_every_process(pair):
         )
 
 
+def test_networks_that_processes_train_apart_are_noticed_once(pair):
+    first, second = (results["apart"] for results in pair)
+    [(message, of_the_caller)] = first.pop("not")
+    assert message.startswith("the parameters of network A and network B differ from process")
+    assert message.endswith("wrap both networks in DistributedDataParallel")
+    assert of_the_caller
+    [(message, _)] = first.pop("one")
+    assert message.startswith("the parameters of network A differ from process to")
+    assert set(second) == {"not", "by hand", "wrapped", "one", "shards"}
+    assert not any([*first.values(), *second.values()])
+
+
+def test_a_run_whose_optimizer_is_shared_out_goes_on_exactly(pair):
+    for results in pair:
+        whole, resumed = results["sharded"]
+        assert len(whole) == 4
+        assert resumed == whole
+
+
 @pytest.mark.parametrize("how", ["dies", "hangs"])
 def test_a_lost_process_ends_the_others(how, tmp_path):
     """As on three machines: no torchrun that ends the processes beside the lost one."""
@@ -141,6 +160,8 @@ def test_a_lost_process_ends_the_others(how, tmp_path):
         assert (
             f"process {rank} of 3 could not go on after 2 epochs: another process has" in said[rank]
         )
+        unequal = "; or its train_loader, which has no length, gave another number of batches ("
+        assert (unequal in said[rank]) == (how == "dies")  # whose loaders have none
     # One of two that wait for a third runs out of time first, the other may only see it leave
     reason = r"timed out|timeout" if how == "hangs" else "peer"
     assert re.search(reason, "".join(said.values()), re.IGNORECASE)

@@ -1,6 +1,7 @@
 """On a CUDA device: the same numbers, and no wait of the host for the device in a step."""
 
 import os
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -114,6 +115,25 @@ def test_a_step_never_waits_for_the_device(options):
         for balanced in (False, t.weigher.decoys is not None):
             t.weigher.balanced = balanced
             t.train_step(x, y)
+            t.optimizer_step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # "is a prototype"
+@pytest.mark.parametrize("clip_grad_norm", [None, 1.0])
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_scaler_waits_only_where_the_optimizer_is_not_fused(fused, clip_grad_norm):
+    models = net(), net()
+    optimizer = torch.optim.Adam([p for m in models for p in m.parameters()], 1e-2, fused=fused)
+    options = {"scaler": torch.amp.GradScaler("cuda"), "clip_grad_norm": clip_grad_norm}
+    t = CoTrainer(models, optimizer, autocast=torch.float16, progress=False, **options)
+    x, y = (v.cuda() for v in data(wrong=0.25))
+    t.fit([(x, y)] * 4, 2)
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        t.train_step(x, y)
+        with nullcontext() if fused else pytest.raises(RuntimeError, match="synchronizing CUDA"):
             t.optimizer_step()
     finally:
         torch.cuda.set_sync_debug_mode("default")

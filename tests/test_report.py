@@ -106,6 +106,18 @@ def test_the_most_suspicious_labels_come_first(run):
     assert report.noise_rate_by_class(least=1000) == {}
 
 
+def test_the_suggested_label_is_that_of_both_networks(run):
+    trainer, loader = copy.deepcopy(run[0]), run[1]
+    with torch.no_grad():
+        for model in trainer.models:  # they agree too often
+            model.weight.normal_()
+        a, b = (model(loader.dataset.tensors[0]).softmax(1) for model in trainer.models)
+    suggested = torch.from_numpy(trainer.report(loader).in_order()["suggested"])
+    assert torch.equal(suggested, (a + b).argmax(1))
+    for alone in (a, b):
+        assert not torch.equal(suggested, alone.argmax(1))
+
+
 def test_suspects_are_a_head_of_the_list(run):
     report = run[0].report(run[1])
     few, many = report.suspects(0.1), report.suspects(0.3)
@@ -302,6 +314,21 @@ def test_tensorboard(tmp_path):
         values = {event.step: event.value for event in written.Scalars(key)}
         expected = {record["epoch"]: record[key] for record in history if key in record}
         assert values == pytest.approx(expected, rel=1e-6)
+
+
+def test_tensorboard_is_given_numbers_only(tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+
+    class Notes(Callback):
+        def on_epoch_end(self, trainer, record):
+            record |= {"note": "best", "none": None, "two": torch.ones(2), "list": [1.0]}
+            record |= {"one": torch.ones(1), "half": np.float32(0.5), "yes": True}
+
+    t = short_run([Notes(), TensorBoardLogger(tmp_path)])
+    written = events.EventAccumulator(str(tmp_path)).Reload()
+    others = {"note", "none", "two", "list"}
+    assert set(written.Tags()["scalars"]) == set(t.history[-1]) - others
+    assert [written.Scalars(key)[-1].value for key in ("one", "half", "yes")] == [1, 0.5, 1]
 
 
 def test_probabilities_of_other_labels_each_epoch():

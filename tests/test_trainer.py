@@ -243,6 +243,21 @@ def test_accumulation_sees_the_same_gradient_as_a_larger_batch():
     torch.testing.assert_close(*finals)
 
 
+def test_an_incomplete_last_accumulation_is_a_step_too():
+    batches = list(DataLoader(data(24), 8))
+    models = nn.Linear(6, 3), nn.Linear(6, 3)
+    theirs = copy.deepcopy(models)
+    sgd = torch.optim.SGD([p for m in models for p in m.parameters()], lr=0.1)
+    CoTrainer(models, sgd, accumulate=2, progress=False).fit(batches, 1)
+    for mine, model in zip(models, theirs, strict=True):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for together in (batches[:2], batches[2:]):
+            optimizer.zero_grad()
+            sum(F.cross_entropy(model(x), y) / 2 for x, y in together).backward()
+            optimizer.step()
+        torch.testing.assert_close(mine.weight, model.weight)
+
+
 def scaled(scaler):
     return torch.amp.GradScaler("cpu", init_scale=1024.0) if scaler else None
 
@@ -276,6 +291,21 @@ def test_bfloat16_autocast():
     t = trainer(autocast=torch.bfloat16)
     t.fit(DataLoader(data(), 32), 6, DataLoader(data(), 32))
     assert t.history[-1]["val_accuracy_a"] > 0.8
+
+
+def test_networks_are_judged_under_autocast_too():
+    class Seen(nn.Linear):
+        def forward(self, x):
+            z = super().forward(x)
+            kinds.append(z.dtype)
+            return z
+
+    kinds, loader = [], DataLoader(data(), 40)
+    t = trainer((Seen(6, 3), Seen(6, 3)), autocast=torch.bfloat16).fit(loader, 1)
+    for judge in (t.evaluate, t.report):
+        kinds.clear()
+        judge(loader)
+        assert kinds == [torch.bfloat16] * 8
 
 
 def test_frozen_parameters_may_be_left_out():

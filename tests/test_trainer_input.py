@@ -89,6 +89,29 @@ def test_steppers_that_need_more():
         scheduled(lambda o: None, torch.optim.LBFGS)
 
 
+def test_a_scheduler_whose_step_needs_an_argument_is_refused_at_once():
+    class Timms:
+        def __init__(self, optimizer):
+            self.optimizer = optimizer
+
+        def step(self, epoch, metric=None): ...
+
+        def state_dict(self): ...
+
+        def load_state_dict(self, state): ...
+
+    class Told(lr_scheduler.StepLR):
+        def step(self, epoch=None, **more):
+            super().step()
+
+    message = r"scheduler must have a step\(\) that needs no .*, got Timms with step\(epoch, metric"
+    with pytest.raises(TypeError, match=message):
+        scheduled(Timms)
+    for interval, steps in (("epoch", 1), ("step", 4)):
+        t = scheduled(lambda o: Told(o, 1), scheduler_interval=interval).fit(loader(), 1)
+        assert t.schedulers[0].last_epoch == steps
+
+
 def test_without_warm_up_the_first_epoch_is_fitted():
     assert trainer(warmup_epochs=0, refit_every=5).fit(loader(), 1).weigher.mixtures_
 

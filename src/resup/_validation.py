@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import LBFGS, Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ._checks import check_methods
 
@@ -142,16 +144,33 @@ def check_optimizers(models: Sequence[nn.Module], optimizers: Sequence[Optimizer
 
 
 def check_schedulers(schedulers: Sequence[Any], optimizers: Sequence[Optimizer]) -> None:
-    """Raise unless these are schedulers, and those that name their optimizer name one of these."""
+    """Raise unless these are schedulers that `fit` can step, of one of these optimizers if any."""
     stepped = {id(group) for optimizer in optimizers for group in optimizer.param_groups}
     for scheduler in schedulers:
         check_methods("scheduler", scheduler, "step", "state_dict", "load_state_dict")
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            _check_step(scheduler)
         own = getattr(getattr(scheduler, "optimizer", None), "param_groups", ())
         if own and not stepped & {id(group) for group in own}:  # of a wrapped optimizer, the same
             raise ValueError(
                 "scheduler must be of the optimizer that is given, got a "
                 f"{type(scheduler).__name__} of another one"
             )
+
+
+def _check_step(scheduler: Any) -> None:
+    """Raise unless a scheduler steps by itself."""
+    try:
+        signature = inspect.signature(scheduler.step)
+    except ValueError:  # of a step that is not written in Python
+        return
+    try:
+        signature.bind()
+    except TypeError as error:
+        raise TypeError(
+            "scheduler must have a step() that needs no argument, unless it is a "
+            f"ReduceLROnPlateau, got {type(scheduler).__name__} with step{signature}"
+        ) from error
 
 
 def check_scalar(name: str, value: Any) -> None:

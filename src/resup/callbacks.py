@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
@@ -209,12 +210,20 @@ class TensorBoardLogger(Callback):
         self._writer = SummaryWriter(self.folder, purge_step=again) if main else None
 
     def on_epoch_end(self, trainer: Any, record: Mapping[str, Any]) -> None:
-        """Write each number of the record."""
+        """Write each number of the record; what else callbacks put there is left out."""
         if self._writer is not None:
             for key, value in record.items():
-                self._writer.add_scalar(key, value, record["epoch"])
+                if _is_number(value):
+                    self._writer.add_scalar(key, value, record["epoch"])
 
     def on_fit_end(self, trainer: Any) -> None:
         """Close the writer."""
         if self._writer is not None:
             self._writer.close()
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is one number of Python, NumPy or torch."""
+    if isinstance(value, (np.ndarray, Tensor)):
+        return math.prod(value.shape) == 1
+    return isinstance(value, (Real, np.bool_))

@@ -102,10 +102,12 @@ def _plain(value: Any) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """Say what was wrong with a file; the type that is not allowed stands far down."""
+    """Say what was wrong with a file; it stands far down, under torch's advice to trust it."""
     text = str(error) or type(error).__name__
-    named = re.search(r"GLOBAL (\S+)", text)
-    return f"{named[1]} is not allowed" if named else text.splitlines()[0]
+    if named := re.search(r"GLOBAL (\S+)", text):
+        return f"{named[1]} is not allowed"
+    found = re.search(r"WeightsUnpickler error:\s*(.+)", text)
+    return found[1] if found else text.splitlines()[0]
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -119,6 +121,10 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         If the file is damaged or is not a checkpoint of `CoTrainer`.
     """
     try:
+        with open(path, "rb") as file:
+            if not zipfile.is_zipfile(file):
+                size = os.path.getsize(path)
+                raise ValueError(f"its {size} bytes are no whole archive, as if it were cut off")
         state = torch.load(path, map_location="cpu", weights_only=True)
         if isinstance(state, dict) and state.pop("checksums", False):
             with zipfile.ZipFile(path) as archive:  # torch does not look at them
@@ -144,7 +150,7 @@ def load_part(part: Any, saved: Mapping[str, Any], name: str) -> None:
     """Load the state of a model, an optimizer and so on; raise ValueError if it does not fit."""
     try:
         part.load_state_dict(saved)
-    except (RuntimeError, ValueError, LookupError) as error:
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"the state of {name} does not fit: {error}") from error
 
 

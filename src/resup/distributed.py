@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -113,17 +114,53 @@ def share_buffers(model: nn.Module) -> None:
                 dist.broadcast(buffer, first, model.process_group)
 
 
-def explain_loss(error: Exception, doing: str) -> None:
+def warn_if_apart(models: Sequence[nn.Module], device: torch.device) -> None:
+    """Warn in the first process if the networks that it trains are its own."""
+    if not is_distributed():
+        return
+    norms = torch.stack([_norms(model, device) for model in models])
+    both = torch.stack([-norms, norms])
+    dist.all_reduce(both, dist.ReduceOp.MAX)
+    bounds_of_each = zip("AB", *both.tolist(), strict=True)
+    found = [f"network {x}" for x, low, high in bounds_of_each if -low < high * (1 - 1e-12)]
+    if found and rank() == 0:
+        warnings.warn(
+            f"the parameters of {' and '.join(found)} differ from process to process: each trains "
+            "its own, and the first one's are saved; wrap both networks in DistributedDataParallel",
+            stacklevel=3,
+        )
+
+
+def _norms(model: nn.Module, device: torch.device) -> Tensor:
+    """Sum of the norms of what is trained; 0 if processes hold it alike anyway, or only shards.
+
+    A sum of the values would not do: a step leaves that of a classifier's last layer as it is.
+    """
+    from torch.distributed.fsdp import FullyShardedDataParallel  # takes long to import
+
+    wrappers = nn.parallel.DistributedDataParallel, FullyShardedDataParallel
+    trained = [p.detach() for p in model.parameters() if p.requires_grad]
+    sharded = any(hasattr(p, "placements") for p in trained)  # a DTensor
+    if sharded or any(isinstance(part, wrappers) for part in model.modules()):
+        trained = []
+    norms = (torch.linalg.vector_norm(p, dtype=torch.float64) for p in trained)
+    return sum(norms, torch.zeros((), dtype=torch.float64, device=device))
+
+
+def explain_loss(error: Exception, doing: str, batches: int | None) -> None:
     """Raise a clearer error if `error` comes from a collective call, which needs every process.
 
+    Where the number of `batches` is not known, it may be another one in another process.
     NCCL's watchdog may end this process before Python sees an error.
     """
     reason = str(error)
     collective = isinstance(error, dist.DistError) or _COLLECTIVE.search(reason)
     if is_distributed() and collective:
+        unequal = "; or its train_loader, which has no length, gave another number of batches"
         raise RuntimeError(
             f"process {rank()} of {dist.get_world_size()} could not go on {doing}: another process "
-            f"has ended or hangs, and its own output says why ({reason.splitlines()[0]})"
+            f"has ended or hangs, and its own output says why{unequal if batches is None else ''} "
+            f"({reason.splitlines()[0]})"
         ) from error
 
 

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from numbers import Real
 from typing import Any
 
 import torch
@@ -20,6 +21,27 @@ from .pair import NetworkPair
 from .progress import EpochProgress
 
 FORMAT_VERSION = 13
+
+_OWN: dict[str, tuple[type, ...]] = {  # of a state, beside those of parts
+    "kinds": (list,),
+    "settings": (Mapping,),
+    "epoch": (int,),
+    "history": (list,),
+    "ending": (int, type(None)),
+    "epoch_so_far": (Mapping, type(None)),
+    "callbacks": (Mapping,),
+}
+
+_SETTINGS = (
+    "consistency_weight",
+    "cross_weighted",
+    "consistency",
+    "warmup_epochs",
+    "similarities",
+    "exchange",
+    "weight_threshold",
+    "refit_every",
+)
 
 
 class SavedPair(NetworkPair):
@@ -51,6 +73,7 @@ class SavedPair(NetworkPair):
         return {
             "format_version": FORMAT_VERSION,
             "kinds": self._kinds(),
+            "settings": self._settings(),
             "epoch": self.epoch,
             "history": [dict(record) for record in self.history],
             "ending": self._ending,
@@ -60,7 +83,7 @@ class SavedPair(NetworkPair):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave.
+        """Take over what `state_dict` gave; warns if other settings would change the objective.
 
         Raises
         ------
@@ -83,18 +106,30 @@ class SavedPair(NetworkPair):
                 f"{FORMAT_VERSION}"
             )
         parts = self._parts()
-        known = ("kinds", "epoch", "history", "ending", "epoch_so_far", "callbacks")
+        for name, types in _OWN.items():
+            if name in state and not isinstance(state[name], types):
+                wanted = " or ".join(each.__name__ for each in types)
+                raise ValueError(f"{name} of state must be {wanted}, got {state[name]!r}")
         if (kinds := state.get("kinds", self._kinds())) != self._kinds():
             raise ValueError(
                 f"state is of {', '.join(kinds)}, this trainer has {', '.join(self._kinds())}"
             )
-        if missing := [name for name in (*known, *parts) if name not in state]:
+        if missing := [n for n in (*_OWN, *parts) if n not in state and n != "settings"]:
             raise ValueError(f"state lacks {', '.join(missing)}")
         for name, part in parts.items():
             load_part(part, state[name], name)
         for name, callback in self._remembering().items():
             if name in state["callbacks"]:
                 load_part(callback, state["callbacks"][name], name)
+        now, saved = self._settings(), state.get("settings", {})  # older states have none
+        other = [name for name in now if name in saved and saved[name] != now[name]]
+        if other:
+            changes = (f"{name} was {saved[name]!r} and is {now[name]!r}" for name in other)
+            warnings.warn(
+                "training goes on with other settings than those of the state: "
+                f"{', '.join(changes)}",
+                stacklevel=2,
+            )
         self.epoch = state["epoch"]
         self.history = [dict(record) for record in state["history"]]
         self._ending = state["ending"]
@@ -120,6 +155,16 @@ class SavedPair(NetworkPair):
         signal = self.weigher.signal
         return [*kinds, f"signal {'of a callable' if callable(signal) else signal}"]
 
+    def _settings(self) -> dict[str, Any]:
+        """Name what changes the objective and no state tells."""
+        settings = {name: getattr(self, name) for name in _SETTINGS}
+        for name, value in settings.items():
+            if callable(value):
+                settings[name] = type(unwrap(value)).__name__
+            elif isinstance(value, Real):
+                settings[name] = float(value)
+        return settings
+
     def _remembering(self) -> dict[str, Any]:
         """Name the callbacks that have a state, by their types and places among these."""
         found: dict[str, Any] = {}
@@ -131,16 +176,28 @@ class SavedPair(NetworkPair):
 
     def _save(self, path: str | os.PathLike[str] | None, loader: Iterable[Any]) -> None:
         randomness = everyones(random_states(loaders.generators(loader)))
-        if path is not None and self.is_main_process:
+        if path is None:
+            return
+        for optimizer in self.optimizers:
+            if hasattr(optimizer, "consolidate_state_dict"):  # a ZeroRedundancyOptimizer
+                optimizer.consolidate_state_dict()
+        if self.is_main_process:
             save_checkpoint({**self.state_dict(), "random": randomness}, path)
 
     def _resume(self, path: str | os.PathLike[str], loader: Iterable[Any]) -> Any:
         """Load a checkpoint; returns the random states to go on with, if it has them."""
         state = load_checkpoint(path)
-        self.load_state_dict(state)
+        randomness = state.get("random", [])  # only `fit` writes it
+        try:
+            self.load_state_dict(state)
+            for states in [*randomness, *([self._done.randomness] if self._done.steps else [])]:
+                if missing := [name for name in random_states([]) if name not in states]:
+                    raise ValueError(f"its random states lack {', '.join(missing)}")
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            reason = error if isinstance(error, ValueError) else repr(error)
+            raise ValueError(f"training cannot go on from {path}: {reason}") from error
         if self.epoch:
             loaders.start_workers(loader)
-        randomness = state.get("random", [])  # only `fit` writes it
         if self._done.steps and len(randomness) not in (0, world_size()):
             warnings.warn(
                 f"epoch {self.epoch + 1} begins anew, as its samples are shared out otherwise: "

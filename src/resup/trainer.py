@@ -29,7 +29,14 @@ from ._validation import (
 )
 from .callbacks import Callback
 from .checkpoint import as_path, check_path, on_sigterm, random_states, set_random_states
-from .distributed import check_alike, explain_loss, is_distributed, share_buffers, unwrap
+from .distributed import (
+    check_alike,
+    explain_loss,
+    is_distributed,
+    share_buffers,
+    unwrap,
+    warn_if_apart,
+)
 from .losses import ConsistencyLoss, CrossWeightedLoss
 from .progress import EpochProgress
 from .saved import SavedPair
@@ -66,7 +73,8 @@ class CoTrainer(SavedPair):
     optimizer : Optimizer or sequence of Optimizer
         Owns exactly the parameters of both models (frozen ones may be left out).
     scheduler : learning-rate scheduler or sequence of them, optional
-        Stepped once an epoch, or once an optimizer step with ``scheduler_interval="step"``.
+        Stepped without an argument, once an epoch, or once an optimizer step with
+        ``scheduler_interval="step"``.
         ``ReduceLROnPlateau`` always once an epoch: in mode "min" it sees the training loss, in
         mode "max" the mean accuracy of both networks on the `val_loader`.
     consistency_weight : float, default=5.0
@@ -101,7 +109,8 @@ class CoTrainer(SavedPair):
     autocast : torch.dtype, optional
         Run the models under autocast in bfloat16 or float16. The losses stay in float32.
     scaler : torch.amp.GradScaler, optional
-        For float16.
+        For float16. Torch's makes the host wait for the device at each step of an optimizer, to see
+        whether a gradient was infinite, unless the optimizer is made with ``fused=True``.
     clip_grad_norm : float, optional
         Largest gradient norm of each network.
     accumulate : int, default=1
@@ -139,8 +148,8 @@ class CoTrainer(SavedPair):
     ------
     TypeError, ValueError
         If there are not two different models on one device, the optimizers miss or repeat a
-        trainable parameter or own a foreign one, a scheduler is of another optimizer, or a setting
-        is out of range.
+        trainable parameter or own a foreign one, a scheduler is of another optimizer or needs an
+        argument to step, or a setting is out of range.
 
     References
     ----------
@@ -284,7 +293,8 @@ class CoTrainer(SavedPair):
             Go on from this checkpoint, exactly: random states too are taken from it, those of
             torch's, NumPy's and Python's generators that the loader, its samplers or its data set
             hold among them. It may be missing only if it is the `checkpoint` path itself, so that
-            one command both starts and restarts a run. (Workers of a DataLoader that persist have
+            one command both starts and restarts a run. Settings that change the objective are this
+            trainer's, which warns if others were saved. (Workers of a DataLoader that persist have
             random states of their own, which no checkpoint holds; a data set that shuffles while it
             is read needs a generator that training does not draw from, else an epoch that was
             interrupted goes on with other samples; on a GPU many kernels differ in the last bits
@@ -356,18 +366,22 @@ class CoTrainer(SavedPair):
                 if self.epoch < epochs:
                     self._train_mode()
                     self._warn_of_resting()
+                begun = self.epoch
                 while self.epoch < epochs and not (self._stop or self.should_stop):
                     means = self.train_epoch(train_loader)
                     if means is None:
                         self._save(checkpoint, train_loader)
                         break
+                    if self.epoch == begun:
+                        warn_if_apart(self.models, self.device)
                     self.epoch += 1
                     self.history.append({"epoch": self.epoch, **means})
                     self._ending = 0
                     self._end_epoch(train_loader, val_loader, checkpoint)
             except loaders.LOST as error:
                 if not (self._stop and loaders.is_lost_worker(error)):  # told to stop too
-                    explain_loss(error, f"after {self.epoch} epochs")
+                    batches = loaders.length(train_loader)
+                    explain_loss(error, f"after {self.epoch} epochs", batches)
                     raise
             if self._stop:
                 raise SystemExit(128 + signal.SIGTERM)
