@@ -400,6 +400,7 @@ class Failing(Dataset):
         return torch.randn(6), i % 3
 
 
+@pytest.mark.filterwarnings("ignore:to network . nearly all labels look wrong")
 def test_an_error_in_the_batches_that_are_done_changes_nothing(tmp_path):
     class Stop(Callback):
         def on_step_end(self, trainer, values):

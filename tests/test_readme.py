@@ -21,7 +21,7 @@ def test_block(block):
         "net_a": nets[0],
         "net_b": nets[1],
         "optimizer": torch.optim.Adam([p for n in nets for p in n.parameters()], 1e-2),
-        "train_loader": DataLoader(data, 64, shuffle=True),
+        "train_loader": DataLoader(data, 4, shuffle=True),
         "val_loader": DataLoader(data, 64),
         "ordered_loader": DataLoader(data, 64),
         "device": "cpu",

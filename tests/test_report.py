@@ -252,7 +252,7 @@ class Counter(Callback):
 def short_run(callbacks, x=None):
     x = torch.randn(40, 4) if x is None else x
     nets = nn.Linear(4, 2), nn.Linear(4, 2)
-    optimizer = torch.optim.SGD([p for n in nets for p in n.parameters()], 0.1)
+    optimizer = torch.optim.SGD([p for n in nets for p in n.parameters()], 1)
     trainer = CoTrainer(nets, optimizer, callbacks=callbacks, progress=False)
     return trainer.fit(DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), 20), 2)
 

@@ -313,7 +313,8 @@ def test_frozen_parameters_may_be_left_out():
     models[0][0].requires_grad_(False)
     trainable = [p for m in models for p in m.parameters() if p.requires_grad]
     frozen = models[0][0].weight.clone()
-    CoTrainer(models, torch.optim.Adam(trainable), progress=False).fit(DataLoader(data(), 32), 2)
+    optimizer = torch.optim.Adam(trainable, 1e-2)
+    CoTrainer(models, optimizer, progress=False).fit(DataLoader(data(), 32), 2)
     assert torch.equal(models[0][0].weight, frozen)
 
 

@@ -22,7 +22,7 @@ __all__ = ["DecoyMixture", "hit_rate", "transition"]
 DECOY_WEIGHT = 0.2  # of all decoys in the Betas' fit where nothing was seen; samples weigh 1
 ENOUGH = 50  # decoys that are the predicted class, for a rate from them
 BELIEVED, TRACES = 2, 0.01  # at most so many times what either fit shows is found, or this
-UNTOLD = 0.95  # of the highest possible noise rate: decoys do not tell right from wrong labels
+UNTOLD = 0.9  # likeness of samples to decoys from which on these tell nothing
 HIDDEN = 0.1  # noise rate that only BetaMixture finds
 
 
@@ -80,10 +80,11 @@ class DecoyMixture(SimilarityMixture):
     converged_ : bool
         Whether `tol` was reached.
     degenerate_ : bool
-        True, with a `ConvergenceWarning`, if the decoys do not account for the noise (`agreement_`
-        below one half) and no `seen_rate` stands in; if nearly all samples look like decoys, as
-        where a network has learnt nothing, so that the posterior is that of a `BetaMixture`; or if
-        the data hold fewer than two distinct values, so that every posterior is 1.
+        True, with a `ConvergenceWarning`, if there is no `seen_rate` and the decoys do not account
+        for the noise (`agreement_` below one half); if nearly all samples look like decoys, and
+        these are more similar or there is no `seen_rate`, so that the posterior is that of a
+        `BetaMixture`; or if the data hold fewer than two distinct values, so that every posterior
+        is 1.
     log_odds_ : LogOdds
         The posterior in closed form, for :class:`resup.Posterior`: a function of similarities with
         the coefficients `a`, `b`, `c` and the range `low` to `high` as attributes.
@@ -189,7 +190,8 @@ class DecoyMixture(SimilarityMixture):
         Warns
         -----
         ConvergenceWarning
-            If the fit is degenerate or `agreement_` below one half; if a `BetaMixture` finds over
+            If the fit is degenerate, `agreement_` is below one half, or nearly all samples look
+            like decoys, as where a network has learnt nothing; if a `BetaMixture` finds over
             0.1 more noise and no `seen_rate` is given; if less noise is found than lies at 0, as
             where most values are 0 or 1 exactly; or if EM did not converge in `max_iter`
             iterations.
@@ -225,12 +227,15 @@ class DecoyMixture(SimilarityMixture):
             most = max(TRACES, BELIEVED * max(seen_rate or 0.0, rate))
         likely = min(float(mixture.weights[0]), most)
         odds, found, agreement, unexplained = ALWAYS_RIGHT, 0.0, 0.0, 0.0
-        unsupported, untold = len(np.unique(samples.x)) < 2, False
+        unsupported, swapped, untold = len(np.unique(samples.x)) < 2, False, False
         if not unsupported:
             agreement = agreement_of(rate, likely)
             odds, found = blend(samples, ratio, mixture.log_odds, agreement, most, self.clip)
-            untold = rate * (1 + hit_rate) > UNTOLD or found > 0.99
-            if untold or not was_seen:
+            likeness = rate * (1 + hit_rate)  # of samples to decoys, at most 1 but for chance
+            untold = likeness > UNTOLD or found > 0.99
+            more_similar = others.w @ others.x >= samples.w @ samples.x
+            swapped = bool(more_similar and (likeness > 0.999 or found > 0.99))
+            if swapped or not was_seen:
                 with silent():
                     alone = BetaMixture(clip=self.clip).fit(x, sample_weight=w)
                 if untold:
@@ -243,7 +248,8 @@ class DecoyMixture(SimilarityMixture):
                 found, odds = least_rate, odds.held_to(least_rate, samples.x, samples.w)
         self.agreement_, self.decoy_rate_ = float(agreement), rate
         disagree = self.agreement_ < 0.5
-        self.degenerate_ = unsupported or untold or (disagree and not was_seen)
+        self.degenerate_ = unsupported or swapped or (not was_seen and (untold or disagree))
+        self._untold = untold
         self.converged_ = mixture.converged
         self._take(mixture)
         self.log_odds_ = odds
@@ -255,7 +261,7 @@ class DecoyMixture(SimilarityMixture):
         elif untold:
             warn(
                 "nearly all samples look like decoys; are X and decoys swapped, or has the network "
-                "learnt nothing? BetaMixture tells right labels from wrong"
+                "learnt nothing?"
             )
         elif disagree:
             warn(

@@ -92,7 +92,8 @@ class SampleWeigher(StateModule):
     -----
     UserWarning
         If the data of an epoch do not support a mixture, so that a network weighs every sample 1;
-        in `judge`, if nothing has been fitted yet.
+        if for two epochs in a row nearly all labels look wrong to a network, as while it learns
+        nothing; in `judge`, if nothing has been fitted yet.
 
     Raises
     ------
@@ -180,6 +181,7 @@ class SampleWeigher(StateModule):
                     part._make_room(n_classes)
         self.balanced = False  # known to the host, so that a step may leave the balance out
         self.mixtures_: list[Any] = []
+        self._untold: list[int] = []
         self.noise_rates_: list[float] = []
         self.register_load_state_dict_post_hook(_fit_again)  # type: ignore[no-untyped-call]
 
@@ -316,13 +318,17 @@ class SampleWeigher(StateModule):
             mixture.predict_proba(CENTRES)
         # an estimator of one's own may have raised; from here on nothing does
         self.mixtures_, self.noise_rates_, self.balanced = mixtures, [], False
-        degenerate = []
+        degenerate: list[int] = []
+        untold: list[int] = []
         for network, mixture in enumerate(mixtures):
             self.noise_rates_.append(mixture.noise_rate_)
             self.posterior.load(mixture, network)
+            if self.decoys is not None and mixture._untold:
+                untold.append(network)
+            elif mixture.degenerate_:
+                degenerate.append(network)
             if mixture.degenerate_:
                 self.weight.reset(network)
-                degenerate.append(network)
                 continue
             if self.decoys is not None and not again:
                 self._learn(network, mixture, self.decoys)
@@ -333,6 +339,13 @@ class SampleWeigher(StateModule):
                 "sample 1 until the next fit",
                 stacklevel=3,
             )
+        for network in set(untold) & set(self._untold):  # one epoch may teach nothing yet
+            warnings.warn(
+                f"to network {self._name(network)} nearly all labels look wrong: it has learnt "
+                "nothing yet, or they are no better than chance",
+                stacklevel=3,
+            )
+        self._untold = untold
 
     def _name(self, network: int) -> str:
         return "AB"[network] if len(self.fitted_counts) == 2 else str(network)
