@@ -49,7 +49,8 @@ def q_values(clean_probability: Any, *, caution: float = 1.5, hidden: float = HI
     -------
     ndarray of shape (N,)
         In [0, 1]; ties share the largest value among them. ``np.flatnonzero(q <= 0.1)`` is a list
-        of which at most 10 % are expected to be right.
+        of which at most 10 % are expected to be right, as far as the probabilities hold: those of
+        training, rather than of a `DecoyMixture` fitted to arrays without a seen rate.
 
     Raises
     ------
