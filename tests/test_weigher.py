@@ -134,8 +134,9 @@ def test_any_estimator_compiles_and_leaves_nan_at_1():
     assert weigher(logits, targets)[0, 5] == 1
 
 
-def test_any_estimator_on_similarities_all_alike():
-    weigher = SampleWeigher(GaussianMixture(2))
+@pytest.mark.parametrize("mixture", [None, BetaMixture(), GaussianMixture(2)])
+def test_any_estimator_on_similarities_all_alike(mixture):
+    weigher = SampleWeigher(mixture)
     logits, targets = torch.zeros(2, 50, 3), torch.zeros(50, dtype=torch.long)
     weigher(logits, targets)
     with pytest.warns(UserWarning, match="the mixture of network . is degenerate"):
@@ -415,6 +416,19 @@ def test_networks_that_learn_nothing_are_told(n_classes):
         epoch(0.1)
     epoch(1.0)
     epoch(0.1)  # is no second one
+
+
+def test_a_network_that_contradicts_every_label_weighs_all_the_same():
+    weigher = SampleWeigher()
+    targets = torch.randint(4, (2000,))
+    logits = torch.randn(2, 2000, 4)
+    logits[:, torch.arange(2000), (targets + 1) % 4] += 4
+    weigher(logits, targets)
+    weigher.refit()
+    assert all(mixture.degenerate_ for mixture in weigher.mixtures_)
+    assert (weigher(logits, targets) == 1).all()
+    with pytest.warns(UserWarning, match="to network . nearly all labels look wrong"):
+        weigher.refit()
 
 
 def test_an_estimator_that_calls_itself_degenerate_weighs_nothing():
