@@ -414,6 +414,7 @@ def test_networks_that_learn_nothing_are_told(n_classes):
     epoch(0.1)
     with pytest.warns(UserWarning, match="to network . nearly all labels look wrong"):
         epoch(0.1)
+    epoch(0.1)  # told already
     epoch(1.0)
     epoch(0.1)  # is no second one
 

@@ -181,7 +181,7 @@ class SampleWeigher(StateModule):
                     part._make_room(n_classes)
         self.balanced = False  # known to the host, so that a step may leave the balance out
         self.mixtures_: list[Any] = []
-        self._untold: list[int] = []
+        self._untold: dict[int, int] = {}  # for how many epochs by now
         self.noise_rates_: list[float] = []
         self.register_load_state_dict_post_hook(_fit_again)  # type: ignore[no-untyped-call]
 
@@ -319,12 +319,12 @@ class SampleWeigher(StateModule):
         # an estimator of one's own may have raised; from here on nothing does
         self.mixtures_, self.noise_rates_, self.balanced = mixtures, [], False
         degenerate: list[int] = []
-        untold: list[int] = []
+        untold = {}
         for network, mixture in enumerate(mixtures):
             self.noise_rates_.append(mixture.noise_rate_)
             self.posterior.load(mixture, network)
             if self.decoys is not None and mixture._untold:
-                untold.append(network)
+                untold[network] = self._untold.get(network, 0) + 1
             elif mixture.degenerate_:
                 degenerate.append(network)
             if mixture.degenerate_:
@@ -339,12 +339,13 @@ class SampleWeigher(StateModule):
                 "sample 1 until the next fit",
                 stacklevel=3,
             )
-        for network in set(untold) & set(self._untold):  # one epoch may teach nothing yet
-            warnings.warn(
-                f"to network {self._name(network)} nearly all labels look wrong: it has learnt "
-                "nothing yet, or they are no better than chance",
-                stacklevel=3,
-            )
+        for network, epochs in untold.items():
+            if epochs == 2:  # one may teach nothing yet, and once is enough
+                warnings.warn(
+                    f"to network {self._name(network)} nearly all labels look wrong: it has learnt "
+                    "nothing yet, or they are no better than chance",
+                    stacklevel=3,
+                )
         self._untold = untold
 
     def _name(self, network: int) -> str:
