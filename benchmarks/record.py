@@ -60,7 +60,7 @@ def images_and_labels(name: str, root: Path | None) -> tuple[np.ndarray, np.ndar
 def noisy(name: str, kind: str, rate: float, x: torch.Tensor, true: np.ndarray, c: int, seed: int):
     """Given labels, (N,), of all kinds but those of people."""
     if kind == "image":
-        rows = noise.instance_transition(x, true, rate, c, seed)
+        rows = noise.instance_transition(x, true, rate, c, np.random.default_rng([seed, 1]))
         return noise.draw_labels(rows, np.random.default_rng(seed))
     if kind == "sym":
         rows = noise.symmetric_transition(c, rate)

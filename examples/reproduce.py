@@ -247,11 +247,10 @@ def none_done(args: argparse.Namespace, table: Table, results: Results) -> str:
             if flags(other.size) and any(other.find(column, method) for method in table.rows):
                 there[flags(other.size)] = None
     what = f"figure {args.figure}" if args.figure else f"table {args.table}"
-    others = f"there are runs with {', and with '.join(there)}" if there else ""
-    return (
-        f"no run of {what} is done with {flags(results.size)}: "
-        f"{others or 'start it without --print'}"
-    )
+    none = f"no run of {what} is done with {flags(results.size)}"
+    if there:
+        return f"{none}: there are runs with {', and with '.join(there)}"
+    return f"{none}: start it without --print" if args.print else none
 
 
 def draw(args: argparse.Namespace, table: Table, results: Results) -> Path:

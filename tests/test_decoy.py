@@ -287,7 +287,7 @@ def test_samples_given_as_their_decoys_are_told(hits):
 def test_decoys_that_tell_nothing_leave_it_to_the_shape(rng, decoys, hits):
     s = rng.beta(8, 16, 5000)
     others = (rng.random(5000) < 0.5) * 1.0 if decoys == "coin" else rng.beta(*decoys, 5000)
-    with pytest.warns(ConvergenceWarning, match="look like decoys; .* the network learnt nothing"):
+    with pytest.warns(ConvergenceWarning, match="look alike; .* the network learnt nothing"):
         mixture = DecoyMixture().fit(s, others, hit_rate=hits)
     assert mixture.degenerate_
     alone = BetaMixture().fit(s)

@@ -137,7 +137,9 @@ def test_labels_are_never_taken_for_worse_than_chance(hits):
 def test_hard_but_right_labels_are_kept_by_decoys_only(seed):
     rng = np.random.default_rng(seed)
     s, decoys = rng.beta(1.2, 0.5, 4000), rng.beta(0.4, 6, 4000)
-    with pytest.warns(ConvergenceWarning, match=r"of 0.00, BetaMixture for 0.1\d: .*a seen_rate"):
+    with pytest.warns(
+        ConvergenceWarning, match=r"of 0.00, BetaMixture one of 0.1\d: .*a seen_rate"
+    ):
         mixture = DecoyMixture().fit(s, decoys, hit_rate=1 / 9)
     DecoyMixture().fit(s, decoys, hit_rate=1 / 9, seen_rate=0.0)  # no warning
     assert mixture.predict_proba(s)[:, -1].mean() > 0.98

@@ -50,7 +50,7 @@ def test_the_surest_tenth():
     assert of_surest(np.zeros((2, 5, 2))).tolist() == [0, 0]
 
 
-@pytest.mark.filterwarnings("ignore:to network . nearly all labels look wrong")
+@pytest.mark.filterwarnings("ignore:network . tells given labels from others hardly")
 def test_weights_wait_while_disputes_are_many_and_become_fewer():
     weigher = SampleWeigher()
     for share, waits in ((0.9, True), (0.7, True), (0.75, False), (0.6, False)):
@@ -64,7 +64,7 @@ def test_weights_wait_while_disputes_are_many_and_become_fewer():
         assert torch.equal(other(*batch, record=False), weigher(*batch, record=False))
 
 
-@pytest.mark.filterwarnings("ignore:to network . nearly all labels look wrong")
+@pytest.mark.filterwarnings("ignore:network . tells given labels from others hardly")
 def test_what_disputing_networks_showed_is_forgotten():
     logits, targets, _ = logits_like_a_network()
     late, fresh = SampleWeigher(), SampleWeigher()

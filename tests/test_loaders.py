@@ -400,7 +400,7 @@ class Failing(Dataset):
         return torch.randn(6), i % 3
 
 
-@pytest.mark.filterwarnings("ignore:to network . nearly all labels look wrong")
+@pytest.mark.filterwarnings("ignore:network . tells given labels from others hardly")
 def test_an_error_in_the_batches_that_are_done_changes_nothing(tmp_path):
     class Stop(Callback):
         def on_step_end(self, trainer, values):

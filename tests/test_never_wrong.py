@@ -177,7 +177,7 @@ def test_one_value_is_no_decoy_mixture(s, seen):
     assert (mixture.predict_proba(GRID)[:, 1] == 1).all()
 
 
-@pytest.mark.filterwarnings("ignore:nearly all samples look like decoys")
+@pytest.mark.filterwarnings("ignore:samples and decoys look alike")
 def test_the_noise_rate_is_no_more_than_one():
     s = np.concatenate([np.zeros(7), np.full(13, 1e-6)])
     for n in range(1, 60):  # sums of n weights 1 / n are rounded either way

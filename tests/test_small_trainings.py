@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 
-@pytest.mark.filterwarnings("ignore:to network . nearly all labels look wrong")
+@pytest.mark.filterwarnings("ignore:network . tells given labels from others hardly")
 @pytest.mark.parametrize("name", ["few_samples", "many_classes", "rare_classes", "tables"])
 def test_a_row_for_each_noise(name, tmp_path, monkeypatch, capsys):
     script = importlib.import_module(name)

@@ -312,7 +312,7 @@ def test_a_frozen_part_with_two_parents_stays_in_eval_mode():
     assert not models[0].body[1].running_mean.any()
 
 
-@pytest.mark.filterwarnings("ignore:to network . nearly all labels look wrong")
+@pytest.mark.filterwarnings("ignore:network . tells given labels from others hardly")
 def test_a_frozen_backbone_stays_in_eval_mode_when_only_the_head_is_put_in_train_mode():
     models = [nn.Sequential(nn.Sequential(*model[:3]), nn.Dropout(), model[3]) for model in pair()]
     for model in models:

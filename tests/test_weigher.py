@@ -412,7 +412,7 @@ def test_networks_that_learn_nothing_are_told(n_classes):
         weigher.refit()
 
     epoch(0.1)
-    with pytest.warns(UserWarning, match="to network . nearly all labels look wrong"):
+    with pytest.warns(UserWarning, match="network . tells given labels from others hardly"):
         epoch(0.1)
     epoch(0.1)  # told already
     epoch(1.0)
@@ -428,7 +428,7 @@ def test_a_network_that_contradicts_every_label_weighs_all_the_same():
     weigher.refit()
     assert all(mixture.degenerate_ for mixture in weigher.mixtures_)
     assert (weigher(logits, targets) == 1).all()
-    with pytest.warns(UserWarning, match="to network . nearly all labels look wrong"):
+    with pytest.warns(UserWarning, match="network . tells given labels from others hardly"):
         weigher.refit()
 
 

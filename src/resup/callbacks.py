@@ -223,7 +223,9 @@ class TensorBoardLogger(Callback):
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it is one number of Python, NumPy or torch."""
-    if isinstance(value, (np.ndarray, Tensor)):
-        return math.prod(value.shape) == 1
+    """Whether it is one real number of Python, NumPy or torch."""
+    if isinstance(value, Tensor):
+        return value.numel() == 1 and not value.is_complex()
+    if isinstance(value, np.ndarray):
+        return value.size == 1 and value.dtype.kind in "biuf"
     return isinstance(value, (Real, np.bool_))

@@ -124,7 +124,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         with open(path, "rb") as file:
             if not zipfile.is_zipfile(file):
                 size = os.path.getsize(path)
-                raise ValueError(f"its {size} bytes are no whole archive, as if it were cut off")
+                raise ValueError(f"its {size} bytes are no whole archive; was it cut off?")
         state = torch.load(path, map_location="cpu", weights_only=True)
         if isinstance(state, dict) and state.pop("checksums", False):
             with zipfile.ZipFile(path) as archive:  # torch does not look at them

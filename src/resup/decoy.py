@@ -12,7 +12,7 @@ from typing_extensions import Self
 from ._base import MANY, SimilarityMixture, share_at_zero, silent, warn, weighted_values
 from ._checks import check_counts, check_number, to_numpy
 from .contradictions import tail_rate
-from .decoy_fits import Values, agreement_of, betas, blend, contrast
+from .decoy_fits import Values, agreement_of, betas, blend, contrast, distance
 from .histogram import SMALLEST, Array
 from .mixture import BetaMixture
 from .odds import ALWAYS_RIGHT
@@ -22,8 +22,8 @@ __all__ = ["DecoyMixture", "hit_rate", "transition"]
 DECOY_WEIGHT = 0.2  # of all decoys in the Betas' fit where nothing was seen; samples weigh 1
 ENOUGH = 50  # decoys that are the predicted class, for a rate from them
 BELIEVED, TRACES = 2, 0.01  # at most so many times what either fit shows is found, or this
-UNTOLD = 0.9  # likeness of samples to decoys from which on these tell nothing
-HIDDEN = 0.1  # noise rate that only BetaMixture finds
+UNTOLD, SAME = 0.9, 0.05  # decoys tell nothing: likeness of samples to them, distance of the means
+HIDDEN = 0.1  # noise rate that only BetaMixture finds, and at least half of it
 
 
 class DecoyMixture(SimilarityMixture):
@@ -81,10 +81,10 @@ class DecoyMixture(SimilarityMixture):
         Whether `tol` was reached.
     degenerate_ : bool
         True, with a `ConvergenceWarning`, if there is no `seen_rate` and the decoys do not account
-        for the noise (`agreement_` below one half); if nearly all samples look like decoys, and
-        these are more similar or there is no `seen_rate`, so that the posterior is that of a
-        `BetaMixture`; or if the data hold fewer than two distinct values, so that every posterior
-        is 1.
+        for the noise (`agreement_` below one half); if decoys and samples are alike, and there is
+        no `seen_rate` or the decoys are more similar, so that the posterior is that of a
+        `BetaMixture`, shifted to `noise_rate` or `least_rate` if given; or if the data hold fewer
+        than two distinct values, so that every posterior is 1. `noise_rate` is a `seen_rate` too.
     log_odds_ : LogOdds
         The posterior in closed form, for :class:`resup.Posterior`: a function of similarities with
         the coefficients `a`, `b`, `c` and the range `low` to `high` as attributes.
@@ -166,8 +166,8 @@ class DecoyMixture(SimilarityMixture):
             the highest similarities show it, less exactly, if there are decoys enough:
             50 / hit_rate. Else the Betas are fitted to the decoys too.
             Without it noise between a few classes, or learnt by heart, is taken for none, with a
-            warning if a `BetaMixture` finds over 0.1 more: similarities and decoys do not tell
-            such noise from hard samples. If you know that there is noise, use that one.
+            warning if a `BetaMixture` finds over 0.1 more, and twice as much: similarities and
+            decoys do not tell such noise from hard samples. If there is noise, use that one.
         least_rate : float, default=0.0
             Noise rate known from before. Where the fit finds less, as it does once wrong labels
             are learnt by heart, all odds are shifted alike until `noise_rate_` is this.
@@ -190,11 +190,10 @@ class DecoyMixture(SimilarityMixture):
         Warns
         -----
         ConvergenceWarning
-            If the fit is degenerate, `agreement_` is below one half, or nearly all samples look
-            like decoys, as where a network has learnt nothing; if a `BetaMixture` finds over
-            0.1 more noise and no `seen_rate` is given; if less noise is found than lies at 0, as
-            where most values are 0 or 1 exactly; or if EM did not converge in `max_iter`
-            iterations.
+            If the fit is degenerate, `agreement_` is below one half, or decoys and samples are
+            alike, as where a network has learnt nothing; if no `seen_rate` is given and a
+            `BetaMixture` finds much more noise; if less noise is found than lies at 0, as where
+            most values are 0 or 1 exactly; or if EM did not converge in `max_iter` iterations.
         """
         self._check_parameters()
         rates = {
@@ -226,22 +225,21 @@ class DecoyMixture(SimilarityMixture):
         if was_seen:
             most = max(TRACES, BELIEVED * max(seen_rate or 0.0, rate))
         likely = min(float(mixture.weights[0]), most)
-        odds, found, agreement, unexplained = ALWAYS_RIGHT, 0.0, 0.0, 0.0
+        odds, found, blended, agreement, alone = ALWAYS_RIGHT, 0.0, 0.0, 0.0, None
         unsupported, swapped, untold = len(np.unique(samples.x)) < 2, False, False
         if not unsupported:
             agreement = agreement_of(rate, likely)
-            odds, found = blend(samples, ratio, mixture.log_odds, agreement, most, self.clip)
+            odds, blended = blend(samples, ratio, mixture.log_odds, agreement, most, self.clip)
             likeness = rate * (1 + hit_rate)  # of samples to decoys, at most 1 but for chance
-            untold = likeness > UNTOLD or found > 0.99
-            more_similar = others.w @ others.x >= samples.w @ samples.x
-            swapped = bool(more_similar and (likeness > 0.999 or found > 0.99))
+            all_wrong = likeness > 0.999 or blended > 0.99
+            gap, chance = distance(samples, others), 5 * np.sqrt(1 / w.sum() + 1 / w_decoy.sum())
+            untold = bool(all_wrong or (likeness > UNTOLD and gap < max(SAME, chance)))
+            swapped = all_wrong and gap <= 0
             if swapped or not was_seen:
                 with silent():
                     alone = BetaMixture(clip=self.clip).fit(x, sample_weight=w)
                 if untold:
                     odds = alone.log_odds_ or ALWAYS_RIGHT
-                elif alone.noise_rate_ > 2 * found:
-                    unexplained = alone.noise_rate_ - found
             odds = odds.not_below(least_probability)
             found = samples.w @ expit(-odds(samples.x))
             if told is not None or found < least_rate:
@@ -256,11 +254,13 @@ class DecoyMixture(SimilarityMixture):
         self.noise_rate_ = min(float(found), 1.0)  # rounding may take it over
         self.weights_ = np.array([self.noise_rate_, 1 - self.noise_rate_])
         at_zero = share_at_zero(x, w, self.clip)
+        known = max(blended, self.noise_rate_)
+        hidden = alone.noise_rate_ - known if alone else 0.0
         if unsupported:
             warn("all similarities are alike; every posterior is 1")
         elif untold:
             warn(
-                "nearly all samples look like decoys; are X and decoys swapped, or has the network "
+                "samples and decoys look alike; are X and decoys swapped, or has the network "
                 "learnt nothing?"
             )
         elif disagree:
@@ -268,10 +268,10 @@ class DecoyMixture(SimilarityMixture):
                 f"the decoys account for a noise rate of {rate:.2f} where {likely:.2f} "
                 "is likelier; they count for less"
             )
-        elif unexplained > HIDDEN:
+        elif hidden > max(HIDDEN, known):
             warn(
-                f"the decoys account for a noise rate of {rate:.2f}, BetaMixture for "
-                f"{alone.noise_rate_:.2f}: samples are hard, or wrong labels look right; "
+                f"the decoys tell a noise rate of {known:.2f}, BetaMixture one of "
+                f"{known + hidden:.2f}: samples are hard, or wrong labels look right; "
                 "a seen_rate would tell"
             )
         elif told is None and at_zero > MANY and self.noise_rate_ < 0.9 * at_zero:

@@ -127,6 +127,16 @@ def agreement_of(rate: float, likely: float) -> float:
     return min(1.0, (rate + NEAR) / (likely + NEAR)) ** SHARPNESS
 
 
+def distance(samples: Values, decoys: Values) -> float:
+    """How much higher the samples are, in standard deviations: Cohen's d, by the larger of both."""
+    means = [values.w @ values.x for values in (samples, decoys)]
+    spreads = [
+        np.sqrt(values.w @ (values.x - mean) ** 2)
+        for values, mean in zip((samples, decoys), means, strict=True)
+    ]
+    return float((means[0] - means[1]) / max(spreads))
+
+
 def blend(
     samples: Values, ratio: Array, of_betas: Array, agreement: float, most: float, clip: float
 ) -> tuple[LogOdds, float]:

@@ -143,7 +143,8 @@ def _norms(model: nn.Module, device: torch.device) -> Tensor:
     sharded = any(hasattr(p, "placements") for p in trained)  # a DTensor
     if sharded or any(isinstance(part, wrappers) for part in model.modules()):
         trained = []
-    norms = (torch.linalg.vector_norm(p, dtype=torch.float64) for p in trained)
+    reals = (torch.view_as_real(p) if p.is_complex() else p for p in trained)
+    norms = (torch.linalg.vector_norm(p, dtype=torch.float64) for p in reals)
     return sum(norms, torch.zeros((), dtype=torch.float64, device=device))
 
 

@@ -31,7 +31,7 @@ Labels = NDArray[np.int64]
 Matrix = NDArray[np.float64]
 Seed = int | np.random.Generator
 
-OF_DISTRIBUTIONS, OF_DRAW = 1, 230517895  # streams of a seed that nobody else draws from
+OF_DRAW, OF_DISTRIBUTIONS = 230517895, 230517896  # streams that nobody else draws from a seed
 
 
 def symmetric_transition(n_classes: int, rate: float, include_true: bool = False) -> Matrix:
@@ -349,7 +349,7 @@ def _generator(seed: Any, stream: int) -> np.random.Generator:
     """Draws other numbers than ``default_rng(seed)``, which may have drawn the true labels."""
     key = seed
     if isinstance(seed, (Integral, list, tuple, np.ndarray)):
-        key = [*([seed] if isinstance(seed, Integral) else seed), stream]
+        key = [*np.ravel(seed), stream]  # type: ignore[arg-type]
     elif isinstance(seed, np.random.SeedSequence):
         spawned = (*seed.spawn_key, stream)
         key = np.random.SeedSequence(seed.entropy, spawn_key=spawned, pool_size=seed.pool_size)

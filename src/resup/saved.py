@@ -10,6 +10,7 @@ from numbers import Real
 from typing import Any
 
 import torch
+from sklearn.base import BaseEstimator
 from torch import nn
 from torch.optim import Optimizer
 
@@ -158,11 +159,13 @@ class SavedPair(NetworkPair):
     def _settings(self) -> dict[str, Any]:
         """Name what changes the objective and no state tells."""
         settings = {name: getattr(self, name) for name in _SETTINGS}
+        if isinstance(mixture := self.weigher.mixture, BaseEstimator):
+            settings |= {f"{name} of mixture": v for name, v in mixture.get_params().items()}
         for name, value in settings.items():
-            if callable(value):
-                settings[name] = type(unwrap(value)).__name__
-            elif isinstance(value, Real):
+            if isinstance(value, Real):
                 settings[name] = float(value)
+            elif value is not None and not isinstance(value, str):
+                settings[name] = getattr(value, "__name__", type(unwrap(value)).__name__)
         return settings
 
     def _remembering(self) -> dict[str, Any]:

@@ -91,9 +91,9 @@ class SampleWeigher(StateModule):
     Warns
     -----
     UserWarning
-        If the data of an epoch do not support a mixture, so that a network weighs every sample 1;
-        if for two epochs in a row nearly all labels look wrong to a network, as while it learns
-        nothing; in `judge`, if nothing has been fitted yet.
+        If similarities are all alike or an estimator calls itself degenerate, so that a network
+        weighs every sample 1; if for two epochs in a row a network tells given labels from others
+        hardly better than chance, which may be so too; in `judge`, if nothing has been fitted yet.
 
     Raises
     ------
@@ -339,14 +339,17 @@ class SampleWeigher(StateModule):
                 "sample 1 until the next fit",
                 stacklevel=3,
             )
+        if again:
+            return
+        self._untold = untold
         for network, epochs in untold.items():
             if epochs == 2:  # one may teach nothing yet, and once is enough
+                ones = "; it weighs every sample 1" if mixtures[network].degenerate_ else ""
                 warnings.warn(
-                    f"to network {self._name(network)} nearly all labels look wrong: it has learnt "
-                    "nothing yet, or they are no better than chance",
+                    f"network {self._name(network)} tells given labels from others hardly better "
+                    f"than chance: it has learnt nothing yet, or the labels are random{ones}",
                     stacklevel=3,
                 )
-        self._untold = untold
 
     def _name(self, network: int) -> str:
         return "AB"[network] if len(self.fitted_counts) == 2 else str(network)
