@@ -279,6 +279,8 @@ def apart(rank, world):
     with warnings.catch_warnings(record=True) as told:
         warn_if_apart(sharded, torch.device("cpu"))
         warn_if_apart(flat, torch.device("cpu"))
+        torch.manual_seed(0)
+        warn_if_apart([nn.Linear(6, 3, dtype=torch.complex64) for _ in "ab"], torch.device("cpu"))
     said["shards"] = [str(each.message) for each in told]
     return said
 

@@ -17,9 +17,10 @@ from checkpoint_worker import EPOCHS, make, outcome
 from small import data, trainer
 from torch.utils.data import DataLoader, Dataset
 
-from resup import BetaMixture, ConsistencyLoss, CoTrainer, SymmetricKLLoss
+from resup import BetaMixture, ConsistencyLoss, CoTrainer, DecoyMixture, SymmetricKLLoss
 from resup.callbacks import Callback, JSONLinesLogger
 from resup.checkpoint import load_checkpoint, save_checkpoint
+from resup.losses import consistency_loss
 
 WORKER = str(Path(__file__).with_name("checkpoint_worker.py"))
 
@@ -479,6 +480,12 @@ def test_other_settings_of_the_objective_are_told(tmp_path):
         "consistency was 'ConsistencyLoss' and is 'SymmetricKLLoss'",
         "exchange was 'swap' and is 'mean'",
     ]
+    told_rate = trainer(mixture=DecoyMixture(noise_rate=0.1), **options)
+    with pytest.warns(UserWarning, match="noise_rate of mixture was None and is 0.1"):
+        told_rate.fit(loader, 2, resume=path)
+    plain = trainer(consistency=consistency_loss, **options)
+    with pytest.warns(UserWarning, match="was 'ConsistencyLoss' and is 'consistency_loss'"):
+        plain.fit(loader, 2, resume=path)
     older = load_checkpoint(path)
     del older["settings"]
     save_checkpoint(older, path)

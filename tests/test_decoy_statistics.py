@@ -147,6 +147,15 @@ def test_hard_but_right_labels_are_kept_by_decoys_only(seed):
     assert not mixture.degenerate_
 
 
+@pytest.mark.parametrize(("hits", "noise"), [(1.0, 0.46), (1 / 3, 0.7), (1 / 9, 0.85)])
+def test_labels_that_are_nearly_random_are_told_apart(hits, noise):
+    s, decoys, right = drawn(noise, 20_000, hits)
+    mixture = DecoyMixture().fit(s, decoys, hit_rate=hits)
+    assert not mixture.degenerate_
+    assert mixture.noise_rate_ == pytest.approx(noise, abs=0.03)
+    assert brier(mixture, s, right) < 0.6 * brier(BetaMixture().fit(s), s, right)
+
+
 @pytest.mark.filterwarnings("ignore:the decoys account")
 @pytest.mark.parametrize(("seen", "most"), [(0.0, 0.01), (0.01, 0.02)])
 def test_no_more_noise_is_found_than_twice_what_was_shown(seen, most, monkeypatch):

@@ -216,7 +216,13 @@ def test_a_class_of_no_probability_is_never_drawn():
 
 def test_any_seed_of_numpy():
     features, labels = np.ones((4, 2)), [0, 1, 0, 1]
-    for seed in (None, np.int64(3), np.random.default_rng(0), np.random.SeedSequence(0)):
+    for seed in (
+        None,
+        np.int64(3),
+        np.array(3),
+        np.random.default_rng(0),
+        np.random.SeedSequence(0),
+    ):
         assert instance_transition(features, labels, 0.3, 2, seed=seed).shape == (4, 2)
 
 
@@ -242,6 +248,15 @@ def test_a_seed_sequence_keeps_its_entropy_and_pool():
         for entropy, key, size in [(3, (), 8), (3, (), 4), (4, (), 8), (3, (1,), 8)]
     )
     assert all((first != other).any() for other in others)
+
+
+def test_distributions_are_of_a_stream_of_their_own():
+    """One that a user's default_rng([seed, 1]) does not draw from."""
+    true = (np.random.default_rng([0, 1]).random(5000) * 10).astype(int)
+    x = np.random.default_rng(1).normal(size=(5000, 4))
+    right = instance_transition(x, true, 0.4, 10, seed=0, spread=0.3)[np.arange(5000), true]
+    by_class = [1 - right[true == c].mean() for c in range(10)]
+    assert by_class == pytest.approx([np.mean(by_class)] * 10, abs=0.06)
 
 
 @pytest.mark.parametrize("seed", [0, 7, [3, 4], np.random.SeedSequence(3)])

@@ -322,11 +322,12 @@ def test_tensorboard_is_given_numbers_only(tmp_path):
     class Notes(Callback):
         def on_epoch_end(self, trainer, record):
             record |= {"note": "best", "none": None, "two": torch.ones(2), "list": [1.0]}
+            record |= {"text": np.array("best"), "complex": torch.tensor(1j)}
             record |= {"one": torch.ones(1), "half": np.float32(0.5), "yes": True}
 
     t = short_run([Notes(), TensorBoardLogger(tmp_path)])
     written = events.EventAccumulator(str(tmp_path)).Reload()
-    others = {"note", "none", "two", "list"}
+    others = {"note", "none", "two", "list", "text", "complex"}
     assert set(written.Tags()["scalars"]) == set(t.history[-1]) - others
     assert [written.Scalars(key)[-1].value for key in ("one", "half", "yes")] == [1, 0.5, 1]
 
