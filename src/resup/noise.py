@@ -222,7 +222,7 @@ def instance_transition(
     >>> images = np.random.default_rng(0).normal(size=(1000, 8, 8))
     >>> distributions = instance_transition(images, true, 0.4, n_classes=10, seed=0)
     >>> round(noise_rate(true, draw_labels(distributions, seed=0)), 2)
-    0.41
+    0.4
     """
     check_number("rate", rate, 0, 1)
     check_number("n_classes", n_classes, 2, whole=True)
