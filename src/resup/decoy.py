@@ -254,8 +254,8 @@ class DecoyMixture(SimilarityMixture):
         self.noise_rate_ = min(float(found), 1.0)  # rounding may take it over
         self.weights_ = np.array([self.noise_rate_, 1 - self.noise_rate_])
         at_zero = share_at_zero(x, w, self.clip)
-        known = max(blended, self.noise_rate_)
-        hidden = alone.noise_rate_ - known if alone else 0.0
+        shown = max(blended, self.noise_rate_)
+        hidden = alone.noise_rate_ - shown if alone else 0.0
         if unsupported:
             warn("all similarities are alike; every posterior is 1")
         elif untold:
@@ -268,10 +268,10 @@ class DecoyMixture(SimilarityMixture):
                 f"the decoys account for a noise rate of {rate:.2f} where {likely:.2f} "
                 "is likelier; they count for less"
             )
-        elif hidden > max(HIDDEN, known):
+        elif hidden > max(HIDDEN, shown):
             warn(
-                f"the decoys tell a noise rate of {known:.2f}, BetaMixture one of "
-                f"{known + hidden:.2f}: samples are hard, or wrong labels look right; "
+                f"the decoys tell a noise rate of {shown:.2f}, BetaMixture one of "
+                f"{shown + hidden:.2f}: samples are hard, or wrong labels look right; "
                 "a seen_rate would tell"
             )
         elif told is None and at_zero > MANY and self.noise_rate_ < 0.9 * at_zero:

@@ -18,7 +18,7 @@ from .alignment import ClassAlignment
 from .balance import ClassBalance
 from .decoy import DecoyMixture
 from .distributed import add_up
-from .histogram import CENTRES, SimilarityHistogram
+from .histogram import SimilarityHistogram
 from .memory import MAJORITY, NoiseMemory
 from .posterior import AnyMixture, Posterior, TablePosterior
 from .similarity import Signal, check_signal, log_signal
@@ -314,8 +314,6 @@ class SampleWeigher(StateModule):
         if any(histogram.total for histogram in histograms):
             with silent():
                 mixtures = [self._fitted(*each) for each in enumerate(histograms)]
-        for mixture in mixtures:
-            mixture.predict_proba(CENTRES)
         # an estimator of one's own may have raised; from here on nothing does
         self.mixtures_, self.noise_rates_, self.balanced = mixtures, [], False
         degenerate: list[int] = []
