@@ -12,7 +12,7 @@ from typing_extensions import Self
 from ._base import MANY, SimilarityMixture, share_at_zero, silent, warn, weighted_values
 from ._checks import check_counts, check_number, to_numpy
 from .contradictions import tail_rate
-from .decoy_fits import Values, agreement_of, betas, blend, contrast, distance
+from .decoy_fits import TwoFits, Values, betas, contrast, distance
 from .histogram import SMALLEST, Array
 from .mixture import BetaMixture
 from .odds import ALWAYS_RIGHT
@@ -210,32 +210,21 @@ class DecoyMixture(SimilarityMixture):
         x_decoy, w_decoy = weighted_values(decoys, decoy_weight, "decoys", "decoy_weight")
         samples = Values.of(x, w, self.clip)
         others = Values.of(x_decoy, w_decoy, self.clip)
-        if (told := self.noise_rate) is not None:
+        told = self.noise_rate
+        if told is not None:
             seen_rate = least_rate = told
-        was_seen = seen_rate is not None
-        if not was_seen and hit_rate * w_decoy.sum() >= ENOUGH:
-            seen_rate = tail_rate(samples, others, hit_rate)
-        most = 1 / (1 + hit_rate)  # where labels are no better than chance
-        if seen_rate is not None:
-            seen_rate = min(seen_rate, most)
-        ratio, rate = contrast(samples, others, hit_rate, seen_rate)
-        beside = others.scaled(DECOY_WEIGHT if seen_rate is None else 0.0)
-        known = seen_rate if told is not None or seen_rate is None else max(seen_rate, rate)
-        mixture, self.n_iter_ = betas(samples, beside, hit_rate, known, self.max_iter, self.tol)
-        if was_seen:
-            most = max(TRACES, BELIEVED * max(seen_rate or 0.0, rate))
-        likely = min(float(mixture.weights[0]), most)
-        odds, found, blended, agreement, alone = ALWAYS_RIGHT, 0.0, 0.0, 0.0, None
-        unsupported, swapped, untold = len(np.unique(samples.x)) < 2, False, False
-        if not unsupported:
-            agreement = agreement_of(rate, likely)
-            odds, blended = blend(samples, ratio, mixture.log_odds, agreement, most, self.clip)
-            likeness = rate * (1 + hit_rate)  # of samples to decoys, at most 1 but for chance
+        fits = self._fit_both(samples, others, w_decoy.sum(), hit_rate, seen_rate)
+        odds, blended, found, agreement, alone = ALWAYS_RIGHT, 0.0, 0.0, 0.0, None
+        constant, swapped, untold = len(np.unique(samples.x)) < 2, False, False
+        if not constant:
+            agreement = fits.agreement
+            odds, blended = fits.blend(samples, self.clip)
+            likeness = fits.rate * (1 + hit_rate)  # of samples to decoys, at most 1 but for chance
             all_wrong = likeness > 0.999 or blended > 0.99
             gap, chance = distance(samples, others), 5 * np.sqrt(1 / w.sum() + 1 / w_decoy.sum())
             untold = bool(all_wrong or (likeness > UNTOLD and gap < max(SAME, chance)))
             swapped = all_wrong and gap <= 0
-            if swapped or not was_seen:
+            if swapped or seen_rate is None:
                 with silent():
                     alone = BetaMixture(clip=self.clip).fit(x, sample_weight=w)
                 if untold:
@@ -244,45 +233,77 @@ class DecoyMixture(SimilarityMixture):
             found = samples.w @ expit(-odds(samples.x))
             if told is not None or found < least_rate:
                 found, odds = least_rate, odds.held_to(least_rate, samples.x, samples.w)
-        self.agreement_, self.decoy_rate_ = float(agreement), rate
-        disagree = self.agreement_ < 0.5
-        self.degenerate_ = unsupported or swapped or (not was_seen and (untold or disagree))
+        self.agreement_, self.decoy_rate_ = agreement, fits.rate
+        self.n_iter_, self.converged_ = fits.n_iter, fits.mixture.converged
+        unsupported = untold or agreement < 0.5
+        self.degenerate_ = constant or swapped or (seen_rate is None and unsupported)
         self._untold = untold
-        self.converged_ = mixture.converged
-        self._take(mixture)
+        self._take(fits.mixture)
         self.log_odds_ = odds
         self.noise_rate_ = min(float(found), 1.0)  # rounding may take it over
         self.weights_ = np.array([self.noise_rate_, 1 - self.noise_rate_])
-        at_zero = share_at_zero(x, w, self.clip)
         shown = max(blended, self.noise_rate_)
         hidden = alone.noise_rate_ - shown if alone else 0.0
-        if unsupported:
-            warn("all similarities are alike; every posterior is 1")
-        elif untold:
-            warn(
+        at_zero = share_at_zero(x, w, self.clip)
+        if doubt := self._doubt(constant, fits.likely, shown, hidden, at_zero):
+            warn(doubt)
+        return self
+
+    def _fit_both(
+        self,
+        samples: Values,
+        decoys: Values,
+        n_decoys: float,
+        hit_rate: float,
+        seen_rate: float | None,
+    ) -> TwoFits:
+        """Fit contrast and Betas, and say how high a noise rate is believed."""
+        most = 1 / (1 + hit_rate)  # where labels are no better than chance
+        shown = seen_rate
+        if shown is None and hit_rate * n_decoys >= ENOUGH:
+            shown = tail_rate(samples, decoys, hit_rate)
+        if shown is not None:
+            shown = min(shown, most)
+        ratio, rate = contrast(samples, decoys, hit_rate, shown)
+        if seen_rate is not None and shown is not None:
+            most = max(TRACES, BELIEVED * max(shown, rate))
+        if shown is not None and self.noise_rate is None:
+            shown = max(shown, rate)
+        beside = decoys.scaled(DECOY_WEIGHT if shown is None else 0.0)
+        mixture, n_iter = betas(samples, beside, hit_rate, shown, self.max_iter, self.tol)
+        return TwoFits(ratio, rate, mixture, n_iter, most)
+
+    def _doubt(
+        self, constant: bool, likely: float, shown: float, hidden: float, at_zero: float
+    ) -> str | None:
+        """Say what the user should know of a fit."""
+        if constant:
+            return "all similarities are alike; every posterior is 1"
+        if self._untold:
+            return (
                 "samples and decoys look alike; are X and decoys swapped, or has the network "
                 "learnt nothing?"
             )
-        elif disagree:
-            warn(
-                f"the decoys account for a noise rate of {rate:.2f} where {likely:.2f} "
-                "is likelier; they count for less"
+        if self.agreement_ < 0.5:
+            return (
+                f"the decoys account for a noise rate of {self.decoy_rate_:.2f} where "
+                f"{likely:.2f} is likelier; they count for less"
             )
-        elif hidden > max(HIDDEN, shown):
-            warn(
+        if hidden > max(HIDDEN, shown):
+            return (
                 f"the decoys tell a noise rate of {shown:.2f}, BetaMixture one of "
                 f"{shown + hidden:.2f}: samples are hard, or wrong labels look right; "
                 "a seen_rate would tell"
             )
-        elif told is None and at_zero > MANY and self.noise_rate_ < 0.9 * at_zero:
-            warn(
+        if self.noise_rate is None and at_zero > MANY and self.noise_rate_ < 0.9 * at_zero:
+            return (
                 f"{at_zero:.0%} of the values lie within {self.clip:g} of 0, and only "
                 f"{self.noise_rate_:.0%} are found wrong"
                 + ("; try clip=0.01" if self.clip < 0.01 else "")
             )
-        elif self.tol and not self.converged_:
-            warn(f"EM did not converge in {self.max_iter} iterations; raise max_iter or tol")
-        return self
+        if self.tol and not self.converged_:
+            return f"EM did not converge in {self.max_iter} iterations; raise max_iter or tol"
+        return None
 
     def fit_predict(self, X: Any, decoys: Any, **fit_params: Any) -> NDArray[np.intp]:
         """Fit, then predict the same samples."""

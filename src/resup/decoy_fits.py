@@ -122,11 +122,6 @@ def betas(
     return mixture, max_iter
 
 
-def agreement_of(rate: float, likely: float) -> float:
-    """How far the decoys account for a noise rate, in [0, 1]."""
-    return min(1.0, (rate + NEAR) / (likely + NEAR)) ** SHARPNESS
-
-
 def distance(samples: Values, decoys: Values) -> float:
     """How much higher the samples are, in standard deviations: Cohen's d, by the larger of both."""
     means = [values.w @ values.x for values in (samples, decoys)]
@@ -137,15 +132,34 @@ def distance(samples: Values, decoys: Values) -> float:
     return float((means[0] - means[1]) / max(spreads))
 
 
-def blend(
-    samples: Values, ratio: Array, of_betas: Array, agreement: float, most: float, clip: float
-) -> tuple[LogOdds, float]:
-    """Mean of the log-odds of both fits, held to the noise rate of a second mean or to `most`."""
+@dataclass(frozen=True)
+class TwoFits:
+    """The contrast, its log-odds `ratio` and noise `rate`; the Betas; the `most` noise believed."""
 
-    def mean(share: float) -> LogOdds:
-        a, b, c = (share * ratio + (1 - share) * of_betas).tolist()
-        return LogOdds(a, b, c, clip, 1 - clip).rising()
+    ratio: Array
+    rate: float
+    mixture: Mixture
+    n_iter: int
+    most: float
 
-    rate = min(float(samples.w @ expit(-mean(agreement)(samples.x))), most)
-    odds = mean(LEAST_SHARE + (1 - LEAST_SHARE) * agreement)
-    return odds.held_to(rate, samples.x, samples.w), rate
+    @property
+    def likely(self) -> float:
+        """Noise rate of the Betas, as far as it is believed."""
+        return min(float(self.mixture.weights[0]), self.most)
+
+    @property
+    def agreement(self) -> float:
+        """How far the decoys account for that noise rate, in [0, 1]."""
+        return float(min(1.0, (self.rate + NEAR) / (self.likely + NEAR)) ** SHARPNESS)
+
+    def blend(self, samples: Values, clip: float) -> tuple[LogOdds, float]:
+        """Mean of both log-odds, held to the noise rate of a second mean or to `most`."""
+
+        def mean(share: float) -> LogOdds:
+            a, b, c = (share * self.ratio + (1 - share) * self.mixture.log_odds).tolist()
+            return LogOdds(a, b, c, clip, 1 - clip).rising()
+
+        agreement = self.agreement
+        rate = min(float(samples.w @ expit(-mean(agreement)(samples.x))), self.most)
+        odds = mean(LEAST_SHARE + (1 - LEAST_SHARE) * agreement)
+        return odds.held_to(rate, samples.x, samples.w), rate
