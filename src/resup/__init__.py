@@ -5,7 +5,7 @@ be used without loading torch.
 
 The way of the data; a module imports only from those before it::
 
-    input               _checks _module _validation loaders
+    input               _warnings _checks _module _validation loaders
     logits -> S         similarity
     S -> histograms     distributed histogram accumulator
     -> mixtures         em odds _base mixture decoy_fits contradictions decoy

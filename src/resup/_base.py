@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from numbers import Real
 from typing import Any
 
@@ -13,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 from sklearn.base import BaseEstimator, DensityMixin
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -213,22 +208,3 @@ MANY = 0.05  # of the values at 0; recorded trainings have 0.013 at most
 def share_at_zero(x: Array, w: Array, clip: float) -> float:
     """Share of the values within `clip` of 0."""
     return float(w[x <= clip].sum() / w.sum())
-
-
-_warns = ContextVar("_warns", default=True)
-
-
-@contextmanager
-def silent() -> Iterator[None]:
-    """Fits do not warn in here; other threads keep their warnings, unlike by `catch_warnings`."""
-    token = _warns.set(False)
-    try:
-        yield
-    finally:
-        _warns.reset(token)
-
-
-def warn(message: str) -> None:
-    """Warn the caller of `fit`."""
-    if _warns.get():
-        warnings.warn(message, ConvergenceWarning, stacklevel=3)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ._checks import check_methods
+from ._warnings import warn
 
 
 def check_logits(logits: Tensor, name: str = "logits") -> None:
@@ -108,9 +108,8 @@ def check_models(models: Sequence[nn.Module]) -> tuple[nn.Module, nn.Module]:
     if a.keys() == b.keys() and all(
         not (is_lazy(p) or is_lazy(b[name])) and torch.equal(p, b[name]) for name, p in a.items()
     ):
-        warnings.warn(
+        warn(
             "the models are equal in every parameter and may stay so: initialise them differently",
-            stacklevel=4,
         )
     return pair
 
@@ -185,10 +184,9 @@ def warn_of_probabilities(logits: Tensor) -> None:
     rows = (logits >= 0).all(-1) & ((logits.sum(-1) - 1).abs() < 1e-3)
     shares = rows.float().mean(1).tolist()  # NaN where there is no sample
     if names := [f"network {x}" for x, share in zip("AB", shares, strict=True) if share == 1]:
-        warnings.warn(
+        warn(
             f"the outputs of {' and '.join(names)} look like probabilities, but models must give "
             "logits: leave out the softmax at their end",
-            stacklevel=6,
         )
 
 

@@ -7,7 +7,6 @@ import math
 import os
 import sys
 import time
-import warnings
 from collections.abc import Iterable, Mapping
 from numbers import Real
 from operator import methodcaller
@@ -19,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ._warnings import warn
 from .distributed import rank
 from .loaders import check_order
 
@@ -161,10 +161,9 @@ class ProbabilityHistory(Callback):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave, in the process that gave it."""
         if rank():
-            warnings.warn(
+            warn(
                 f"process {rank()} begins its probabilities anew: the checkpoint holds those of "
                 "the first process",
-                stacklevel=2,
             )
             return
         self.epochs = list(state["epochs"])

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
+from sklearn.exceptions import ConvergenceWarning
 from typing_extensions import Self
 
-from ._base import MANY, SimilarityMixture, share_at_zero, silent, warn, weighted_values
+from ._base import MANY, SimilarityMixture, share_at_zero, weighted_values
 from ._checks import check_counts, check_number, to_numpy
+from ._warnings import silent, warn
 from .contradictions import tail_rate
 from .decoy_fits import TwoFits, Values, betas, contrast, distance
 from .histogram import SMALLEST, Array
@@ -246,7 +248,7 @@ class DecoyMixture(SimilarityMixture):
         hidden = alone.noise_rate_ - shown if alone else 0.0
         at_zero = share_at_zero(x, w, self.clip)
         if doubt := self._doubt(constant, fits.likely, shown, hidden, at_zero):
-            warn(doubt)
+            warn(doubt, ConvergenceWarning)
         return self
 
     def _fit_both(

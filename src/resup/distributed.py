@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -12,6 +11,8 @@ from zlib import crc32
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from ._warnings import warn
 
 
 def is_distributed() -> bool:
@@ -124,10 +125,9 @@ def warn_if_apart(models: Sequence[nn.Module], device: torch.device) -> None:
     bounds_of_each = zip("AB", *both.tolist(), strict=True)
     found = [f"network {x}" for x, low, high in bounds_of_each if -low < high * (1 - 1e-12)]
     if found and rank() == 0:
-        warnings.warn(
+        warn(
             f"the parameters of {' and '.join(found)} differ from process to process: each trains "
             "its own, and the first one's are saved; wrap both networks in DistributedDataParallel",
-            stacklevel=3,
         )
 
 

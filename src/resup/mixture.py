@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
 from typing_extensions import Self
 
-from ._base import MANY, SimilarityMixture, share_at_zero, warn, weighted_values
+from ._base import MANY, SimilarityMixture, share_at_zero, weighted_values
 from ._checks import check_choice, check_number
+from ._warnings import warn
 from .em import Mixture, fit_mixture, gain_over_last
 from .histogram import SMALLEST
 from .odds import ALWAYS_RIGHT, LogOdds
@@ -219,16 +221,19 @@ class BetaMixture(SimilarityMixture):
         if self.degenerate_ or self.n_components == 1:
             self.log_odds_ = ALWAYS_RIGHT
         self.noise_rate_ = 1 - min(float(w @ self._proba(x)[:, -1] / w.sum()), 1.0)
+        doubt = None
         if self.degenerate_:
-            warn(why)
+            doubt = why
         elif self.n_components > 1 and at_zero > MANY and 1 - fitted.weights[-1] < 0.9 * at_zero:
-            warn(
+            doubt = (
                 f"{at_zero:.0%} of the values lie within {self.clip:g} of 0, where a Beta may take "
                 f"them for those at 1, and only {1 - fitted.weights[-1]:.0%} are found wrong; try "
                 + ("clip=0.01" if self.clip < 0.01 else "a smaller prior")
             )
         elif self.tol and self.max_iter and not self.converged_:
-            warn(f"EM did not converge in {self.max_iter} iterations; raise max_iter or tol")
+            doubt = f"EM did not converge in {self.max_iter} iterations; raise max_iter or tol"
+        if doubt:
+            warn(doubt, ConvergenceWarning)
         return self
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> NDArray[np.intp]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import signal
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -17,6 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 from . import loaders
 from ._checks import check_choice, check_methods
 from ._validation import check_logits_targets, check_models, check_pair
+from ._warnings import warn
 from .checkpoint import random_states, set_random_states
 from .distributed import alone, global_means, unwrap
 from .fdr import HIDDEN
@@ -120,10 +120,9 @@ class NetworkPair:
                 and not hasattr(part, "running_mean")  # batch norm may rest and be scaled
             ]
             if inner.training and names:
-                warnings.warn(
+                warn(
                     f"network {network} has trainable parts that are in eval mode and stay in it "
                     f"({len(names)}, such as {names[0]}): call their train(), or freeze them",
-                    stacklevel=3,
                 )
 
     def _autocast(self) -> AbstractContextManager[Any]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import csv
 import os
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._base import silent
 from ._checks import ROUNDING, as_numbers, as_similarities, check_number, to_numpy
+from ._warnings import silent, warn
 from .accumulator import CONFIDENCE_BINS, CONFIDENCE_EDGES
 from .contradictions import contradiction_rate
 from .decoy import DecoyMixture
@@ -175,18 +174,16 @@ class LabelReport:
         """
         y, p = _predictions(labels, probabilities)
         if (p.max(-1) == 1).all(-1).any():
-            warnings.warn(
+            warn(
                 "all predictions are 0 or 1, so a classifier's own errors cannot be told from "
                 "wrong labels; pass graded probabilities (not of a decision tree or 1-NN)",
-                stacklevel=2,
             )
         predicted = p.argmax(-1)
         agree, suggested = predicted[0] == predicted[-1], p.mean(0).argmax(-1)
         clean, similarity = zip(*(_judge(y, own) for own in p), strict=True)
         if any((own == 1).all() for own in clean):
-            warnings.warn(
+            warn(
                 "all labels are equally similar to their predictions; each counts as right",
-                stacklevel=2,
             )
         return cls.ranked(
             y, suggested, agree, clean[0], clean[-1], hidden=hidden, ties=sum(similarity)
@@ -213,11 +210,10 @@ class LabelReport:
         check_number("false_discovery_rate", false_discovery_rate, 0, 1)
         listed: NDArray[np.int64] = self.index[self.q_value <= false_discovery_rate]
         if not len(listed) and (1 - self.clean_probability).sum() >= 1:
-            warnings.warn(
+            warn(
                 f"no label can be listed at a false-discovery rate of {false_discovery_rate:g}: "
                 f"the noise rate is {self.noise_rate:.3f} and the smallest q-value "
                 f"{self.q_value.min():.3f}; `report.index` ranks all labels",
-                stacklevel=2,
             )
         return listed
 

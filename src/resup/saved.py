@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from numbers import Real
@@ -15,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from . import loaders
+from ._warnings import warn
 from .callbacks import Callback
 from .checkpoint import load_checkpoint, load_part, random_states, save_checkpoint
 from .distributed import everyones, rank, unwrap, world_size
@@ -126,10 +126,9 @@ class SavedPair(NetworkPair):
         other = [name for name in now if name in saved and saved[name] != now[name]]
         if other:
             changes = (f"{name} was {saved[name]!r} and is {now[name]!r}" for name in other)
-            warnings.warn(
+            warn(
                 "training goes on with other settings than those of the state: "
                 f"{', '.join(changes)}",
-                stacklevel=2,
             )
         self.epoch = state["epoch"]
         self.history = [dict(record) for record in state["history"]]
@@ -202,10 +201,9 @@ class SavedPair(NetworkPair):
         if self.epoch:
             loaders.start_workers(loader)
         if self._done.steps and len(randomness) not in (0, world_size()):
-            warnings.warn(
+            warn(
                 f"epoch {self.epoch + 1} begins anew, as its samples are shared out otherwise: "
                 f"it was begun with {len(randomness)} processes, got {world_size()}",
-                stacklevel=3,
             )
             self._done = EpochProgress().to(self.device)
             self.weigher.reset()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import signal
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from itertools import islice
@@ -27,6 +26,7 @@ from ._validation import (
     check_schedulers,
     warn_of_probabilities,
 )
+from ._warnings import warn
 from .callbacks import Callback
 from .checkpoint import as_path, check_path, on_sigterm, random_states, set_random_states
 from .distributed import (
@@ -338,10 +338,9 @@ class CoTrainer(SavedPair):
             if not restarts or resume.exists():
                 randomness = self._resume(resume, train_loader)
         elif 0 < epochs <= self.epoch and self._ending is None:
-            warnings.warn(
+            warn(
                 f"epochs counts all epochs, got {epochs} with {self.epoch} done: nothing is "
                 "trained",
-                stacklevel=2,
             )
         if checkpoint is not None and self.is_main_process:
             check_path(checkpoint)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 from sklearn.base import clone
 from torch import Tensor
 
-from ._base import SimilarityMixture, silent
+from ._base import SimilarityMixture
 from ._checks import check_number
 from ._module import StateModule
 from ._validation import check_stacked
+from ._warnings import silent, warn
 from .accumulator import DecoyAccumulator, HistogramAccumulator
 from .alignment import ClassAlignment
 from .balance import ClassBalance
@@ -237,9 +237,8 @@ class SampleWeigher(StateModule):
         """
         self._check(logits, targets)
         if not self.mixtures_:
-            warnings.warn(
+            warn(
                 "nothing has been fitted yet, every probability is 1: call refit() after an epoch",
-                stacklevel=3,  # past no_grad
             )
         probability: Tensor = self.posterior(*log_signal(self.signal, logits, targets.long()))
         return probability.nan_to_num(1.0)
@@ -332,10 +331,9 @@ class SampleWeigher(StateModule):
                 self._learn(network, mixture, self.decoys)
             self._load_weights(network, mixture, histograms[network])
         for network in degenerate:
-            warnings.warn(
+            warn(
                 f"the mixture of network {self._name(network)} is degenerate; it weighs every "
                 "sample 1 until the next fit",
-                stacklevel=3,
             )
         if again:
             return
@@ -343,10 +341,9 @@ class SampleWeigher(StateModule):
         for network, epochs in untold.items():
             if epochs == 2:  # one may teach nothing yet, and once is enough
                 ones = "; it weighs every sample 1" if mixtures[network].degenerate_ else ""
-                warnings.warn(
+                warn(
                     f"network {self._name(network)} tells given labels from others hardly better "
                     f"than chance: it has learnt nothing yet, or the labels are random{ones}",
-                    stacklevel=3,
                 )
 
     def _name(self, network: int) -> str:
