@@ -108,9 +108,7 @@ def check_models(models: Sequence[nn.Module]) -> tuple[nn.Module, nn.Module]:
     if a.keys() == b.keys() and all(
         not (is_lazy(p) or is_lazy(b[name])) and torch.equal(p, b[name]) for name, p in a.items()
     ):
-        warn(
-            "the models are equal in every parameter and may stay so: initialise them differently",
-        )
+        warn("the models are equal in every parameter and may stay so: initialise them differently")
     return pair
 
 
@@ -186,7 +184,7 @@ def warn_of_probabilities(logits: Tensor) -> None:
     if names := [f"network {x}" for x, share in zip("AB", shares, strict=True) if share == 1]:
         warn(
             f"the outputs of {' and '.join(names)} look like probabilities, but models must give "
-            "logits: leave out the softmax at their end",
+            "logits: leave out the softmax at their end"
         )
 
 

@@ -163,7 +163,7 @@ class ProbabilityHistory(Callback):
         if rank():
             warn(
                 f"process {rank()} begins its probabilities anew: the checkpoint holds those of "
-                "the first process",
+                "the first process"
             )
             return
         self.epochs = list(state["epochs"])

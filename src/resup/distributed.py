@@ -127,7 +127,7 @@ def warn_if_apart(models: Sequence[nn.Module], device: torch.device) -> None:
     if found and rank() == 0:
         warn(
             f"the parameters of {' and '.join(found)} differ from process to process: each trains "
-            "its own, and the first one's are saved; wrap both networks in DistributedDataParallel",
+            "its own, and the first one's are saved; wrap both networks in DistributedDataParallel"
         )
 
 

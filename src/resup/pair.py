@@ -122,7 +122,7 @@ class NetworkPair:
             if inner.training and names:
                 warn(
                     f"network {network} has trainable parts that are in eval mode and stay in it "
-                    f"({len(names)}, such as {names[0]}): call their train(), or freeze them",
+                    f"({len(names)}, such as {names[0]}): call their train(), or freeze them"
                 )
 
     def _autocast(self) -> AbstractContextManager[Any]:

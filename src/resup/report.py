@@ -176,15 +176,13 @@ class LabelReport:
         if (p.max(-1) == 1).all(-1).any():
             warn(
                 "all predictions are 0 or 1, so a classifier's own errors cannot be told from "
-                "wrong labels; pass graded probabilities (not of a decision tree or 1-NN)",
+                "wrong labels; pass graded probabilities (not of a decision tree or 1-NN)"
             )
         predicted = p.argmax(-1)
         agree, suggested = predicted[0] == predicted[-1], p.mean(0).argmax(-1)
         clean, similarity = zip(*(_judge(y, own) for own in p), strict=True)
         if any((own == 1).all() for own in clean):
-            warn(
-                "all labels are equally similar to their predictions; each counts as right",
-            )
+            warn("all labels are equally similar to their predictions; each counts as right")
         return cls.ranked(
             y, suggested, agree, clean[0], clean[-1], hidden=hidden, ties=sum(similarity)
         )
@@ -213,7 +211,7 @@ class LabelReport:
             warn(
                 f"no label can be listed at a false-discovery rate of {false_discovery_rate:g}: "
                 f"the noise rate is {self.noise_rate:.3f} and the smallest q-value "
-                f"{self.q_value.min():.3f}; `report.index` ranks all labels",
+                f"{self.q_value.min():.3f}; `report.index` ranks all labels"
             )
         return listed
 

@@ -128,7 +128,7 @@ class SavedPair(NetworkPair):
             changes = (f"{name} was {saved[name]!r} and is {now[name]!r}" for name in other)
             warn(
                 "training goes on with other settings than those of the state: "
-                f"{', '.join(changes)}",
+                f"{', '.join(changes)}"
             )
         self.epoch = state["epoch"]
         self.history = [dict(record) for record in state["history"]]
@@ -203,7 +203,7 @@ class SavedPair(NetworkPair):
         if self._done.steps and len(randomness) not in (0, world_size()):
             warn(
                 f"epoch {self.epoch + 1} begins anew, as its samples are shared out otherwise: "
-                f"it was begun with {len(randomness)} processes, got {world_size()}",
+                f"it was begun with {len(randomness)} processes, got {world_size()}"
             )
             self._done = EpochProgress().to(self.device)
             self.weigher.reset()

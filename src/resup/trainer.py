@@ -339,8 +339,7 @@ class CoTrainer(SavedPair):
                 randomness = self._resume(resume, train_loader)
         elif 0 < epochs <= self.epoch and self._ending is None:
             warn(
-                f"epochs counts all epochs, got {epochs} with {self.epoch} done: nothing is "
-                "trained",
+                f"epochs counts all epochs, got {epochs} with {self.epoch} done: nothing is trained"
             )
         if checkpoint is not None and self.is_main_process:
             check_path(checkpoint)

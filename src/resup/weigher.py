@@ -237,9 +237,7 @@ class SampleWeigher(StateModule):
         """
         self._check(logits, targets)
         if not self.mixtures_:
-            warn(
-                "nothing has been fitted yet, every probability is 1: call refit() after an epoch",
-            )
+            warn("nothing has been fitted yet, every probability is 1: call refit() after an epoch")
         probability: Tensor = self.posterior(*log_signal(self.signal, logits, targets.long()))
         return probability.nan_to_num(1.0)
 
@@ -333,7 +331,7 @@ class SampleWeigher(StateModule):
         for network in degenerate:
             warn(
                 f"the mixture of network {self._name(network)} is degenerate; it weighs every "
-                "sample 1 until the next fit",
+                "sample 1 until the next fit"
             )
         if again:
             return
@@ -343,7 +341,7 @@ class SampleWeigher(StateModule):
                 ones = "; it weighs every sample 1" if mixtures[network].degenerate_ else ""
                 warn(
                     f"network {self._name(network)} tells given labels from others hardly better "
-                    f"than chance: it has learnt nothing yet, or the labels are random{ones}",
+                    f"than chance: it has learnt nothing yet, or the labels are random{ones}"
                 )
 
     def _name(self, network: int) -> str:
