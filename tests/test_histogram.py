@@ -124,7 +124,7 @@ def test_bad_input_of_the_accumulator():
         ([0.1, np.inf], r"must lie in \[0, 1\]"),
         ([0.1, np.nan, np.nan], "must not contain NaN, got 2 of them"),
         (np.tile([0.1, np.nan], 200_000), "must not contain NaN, got 200000 of them"),
-        (np.ma.masked_array([0.1, 0.2], [False, True]), "must not be masked"),
+        (np.ma.masked_array([0.1, 0.2], [False, True]), "similarities must not be masked"),
         ([[0.1, 0.2]], r"must have shape \(N,\) or \(N, 1\), got \(1, 2\)"),
         ([1 + 1.5e-6], "got values from 1.0000015 to 1.0000015"),
         (["a"], "must be real numbers"),

@@ -128,7 +128,7 @@ def test_a_histogram_stands_for_its_samples():
         ([[-0.5], [0.1]], r"must lie in \[0, 1\], got values from -0.5 to 0.1"),
         ([0.1, np.inf], r"must lie in \[0, 1\], got values from 0.1 to inf"),
         ([0.1, np.nan], "must not contain NaN, got 1 of them"),
-        (np.ma.masked_array([0.1, 0.2], [False, True]), "must not be masked"),
+        (np.ma.masked_array([0.1, 0.2], [False, True]), "similarities must not be masked"),
         (np.r_[np.full(5000, 0.5), np.nan], "must not contain NaN, got 1 of them"),
         ([[0.1, 0.2]], r"must have shape \(N,\) or \(N, 1\), got \(1, 2\)"),
         (0.5, r"must have shape \(N,\) or \(N, 1\), got \(\)"),

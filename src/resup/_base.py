@@ -134,7 +134,7 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
             validate_data(self, unnamed, skip_check_array=True)
             return X
         if hasattr(X, "detach") or np.ma.isMaskedArray(X) or not hasattr(X, "shape"):
-            X = to_numpy(X)
+            X = to_numpy(X, "similarities")
         s = self._array(X)
         if reset:
             as_column(s)  # raises before anything is set

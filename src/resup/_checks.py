@@ -45,7 +45,7 @@ def check_methods(name: str, value: Any, *methods: str, hint: str = "") -> None:
         raise TypeError(f"{name} must be {kind}, got {value!r}{hint}")
 
 
-def to_numpy(values: Any, name: str = "values") -> NDArray[Any]:
+def to_numpy(values: Any, name: str) -> NDArray[Any]:
     """Turn an array-like or a tensor of any device into an array, without importing torch."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()

@@ -394,7 +394,7 @@ def hit_rate(confusion: ArrayLike, decoys: ArrayLike) -> float:
 
 def _as_counts(name: str, values: ArrayLike) -> Array:
     """Values as a (C, C) matrix of numbers that are not negative."""
-    counts: Array = to_numpy(values).astype(np.float64)
+    counts: Array = to_numpy(values, name).astype(np.float64)
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or len(counts) < 2:
         raise ValueError(f"{name} must have shape (C, C) with C >= 2, got {counts.shape}")
     check_counts(name, counts)

@@ -156,7 +156,7 @@ def apply_transition(labels: ArrayLike, transition: ArrayLike, seed: Seed) -> La
     >>> round(noise_rate(true, given), 2)
     0.41
     """
-    matrix = to_numpy(transition)
+    matrix = to_numpy(transition, "transition")
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"transition must have shape (C, C), got {matrix.shape}")
     cumulative = _cumulative("transition", matrix)
@@ -228,7 +228,7 @@ def instance_transition(
     check_number("n_classes", n_classes, 2, whole=True)
     check_number("spread", spread, 0)
     true = _check_labels(labels, n_classes)
-    x = to_numpy(features)
+    x = to_numpy(features, "features")
     if x.ndim < 2 or len(x) != len(true) or x.dtype.kind not in "fiu":
         raise ValueError(
             f"features must be real numbers of shape ({len(true)}, ...), one row a label, "
@@ -370,7 +370,7 @@ def _truncated_normal(u: Matrix, mean: float, std: float) -> Matrix:
 
 def _cumulative(name: str, rows: ArrayLike) -> Matrix:
     """Cumulative sums of rows that are distributions; the last is 1."""
-    matrix: Matrix = to_numpy(rows).astype(np.float64)
+    matrix: Matrix = to_numpy(rows, name).astype(np.float64)
     if matrix.ndim != 2 or not matrix.shape[1]:
         raise ValueError(f"{name} must have two dimensions, (rows, C), got {matrix.shape}")
     cumulative: Matrix = matrix.cumsum(1)
@@ -385,7 +385,7 @@ def _cumulative(name: str, rows: ArrayLike) -> Matrix:
 
 
 def _check_pair(true: ArrayLike, given: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
-    t, g = to_numpy(true), to_numpy(given)
+    t, g = to_numpy(true, "true"), to_numpy(given, "given")
     if t.shape != g.shape or t.ndim != 1 or not len(t):
         raise ValueError(
             f"true and given must share a shape (N,), N >= 1, got {t.shape}, {g.shape}"
@@ -414,7 +414,7 @@ def _kind(labels: NDArray[Any]) -> str:
 
 
 def _check_labels(labels: ArrayLike, n_classes: int, name: str = "labels") -> Labels:
-    y = to_numpy(labels)
+    y = to_numpy(labels, name)
     if y.ndim != 1 or (len(y) and y.dtype.kind not in "iu"):
         raise ValueError(f"{name} must be integers of shape (N,), got {y.dtype} of {y.shape}")
     if len(y) and (y.min() < 0 or y.max() >= n_classes):

@@ -212,7 +212,7 @@ def plot_probability(
         If the shapes do not fit together, there is no epoch, a probability leaves [0, 1], or
         `right` is not of bool.
     """
-    x, p = np.asarray(epochs), to_numpy(probability)
+    x, p = np.asarray(epochs), to_numpy(probability, "probability")
     if p.ndim != 2 or not len(p) or x.shape != p.shape[:1]:
         raise ValueError(
             "probability must have shape (E, N) with one row for each of E >= 1 epochs, got "
@@ -275,9 +275,9 @@ def plot_suspects(
         If the shapes do not fit together, a probability is NaN or outside [0, 1], or `count` is no
         integer of at least 1.
     """
-    pictures, given = to_numpy(images), to_numpy(labels)
+    pictures, given = to_numpy(images, "images"), to_numpy(labels, "labels")
     p = as_similarities(clean_probability, "clean_probability")
-    truth = None if true is None else to_numpy(true)
+    truth = None if true is None else to_numpy(true, "true")
     if pictures.ndim != 3 and (pictures.ndim != 4 or pictures.shape[3] not in (3, 4)):
         raise ValueError(f"images must have shape (N, H, W) or (N, H, W, 3), got {pictures.shape}")
     for name, column in (("labels", given), ("images", pictures), ("true", truth)):
@@ -315,7 +315,7 @@ def _set_bottom(ax: Axes, low: float) -> None:
 
 
 def _mask(right: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    mask = to_numpy(right)
+    mask = to_numpy(right, "right")
     if mask.shape != shape:
         raise ValueError(f"right must have shape {shape}, got {mask.shape}")
     if mask.dtype != bool:

@@ -308,7 +308,7 @@ class AnyMixture:
 
 
 def _columns(estimator: Any, s: NDArray[np.float64]) -> NDArray[np.float64]:
-    proba = to_numpy(estimator.predict_proba(s[:, None])).astype(np.float64)
+    proba = to_numpy(estimator.predict_proba(s[:, None]), "predict_proba").astype(np.float64)
     if proba.ndim != 2 or len(proba) != len(s) or not proba.shape[1]:
         raise ValueError(
             f"predict_proba of {estimator!r} must give shape ({len(s)}, components), "
