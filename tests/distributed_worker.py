@@ -123,11 +123,15 @@ def differing(rank, world):
         (0, {"val_loader": loader}),
         (1, {"epochs": 2}),
         (0, {"epochs": 3}),
+        (0, {}, {"consistency_weight": 0}),
+        (0, {}, {"accumulate": 2}),
+        (0, {}, {"mixture": BetaMixture()}),
     )
-    for epoch, options in cases:
+    for epoch, options, *settings in cases:
         nets = nn.Linear(6, 3), nn.Linear(6, 3)
         optimizer = torch.optim.SGD([p for net in nets for p in net.parameters()], 0.1)
-        trainer = CoTrainer(nets, optimizer, progress=False)
+        own = settings[0] if settings and rank == 0 else {}
+        trainer = CoTrainer(nets, optimizer, progress=False, **own)
         trainer.epoch = epoch * rank
         try:
             trainer.fit(loader, **{"epochs": 2} | (options if rank == 0 else {}))
@@ -282,6 +286,17 @@ def apart(rank, world):
         torch.manual_seed(0)
         warn_if_apart([nn.Linear(6, 3, dtype=torch.complex64) for _ in "ab"], torch.device("cpu"))
     said["shards"] = [str(each.message) for each in told]
+    for name, nets in {"fully_shard": sharded, "flat": flat}.items():
+        trainer = CoTrainer(nets, torch.optim.SGD([p for n in nets for p in n.parameters()], 0.1))
+        for option in ("checkpoint", "resume"):
+            try:
+                trainer.fit(loader, 1, **{option: "run.pt"})
+            except ValueError as error:
+                said["shards"].append(f"{name}: {error}")
+    try:
+        CoTrainer(flat, trainer.optimizers, clip_grad_norm=1.0)
+    except ValueError as error:
+        said["shards"].append(str(error))
     return said
 
 

@@ -528,3 +528,23 @@ def test_a_link_stays_a_link(tmp_path):
         trainer().fit(DataLoader(data(), 40), epochs, checkpoint=link, resume=link)
         assert link.is_symlink()
         assert load_checkpoint(file)["epoch"] == epochs
+
+
+def test_a_run_that_is_further_is_not_replaced(tmp_path):
+    path, loader = tmp_path / "c.pt", DataLoader(data(), 40)
+    t = trainer().fit(loader, 3, checkpoint=path)
+    for begun in (0, 1):
+        other = trainer().fit(loader, begun)
+        with pytest.raises(FileExistsError, match=rf"3 epochs .* after {begun + 1}: pass res"):
+            other.fit(loader, 5, checkpoint=path)
+        assert other.epoch == begun
+    assert load_checkpoint(path)["epoch"] == 3
+    assert t.fit(loader, 4, checkpoint=path).epoch == 4
+    path.write_bytes(b"of another program")
+    trainer().fit(loader, 1, checkpoint=path)
+    assert load_checkpoint(path)["epoch"] == 1
+
+
+def test_a_folder_to_resume_from(tmp_path):
+    with pytest.raises(IsADirectoryError):
+        trainer().fit(DataLoader(data(), 40), 1, resume=tmp_path)

@@ -83,11 +83,14 @@ def test_a_process_without_a_batch_holds_the_mixture_too(pair):
 
 def test_processes_that_would_not_do_the_same_are_told(pair):
     for results in pair:
-        checkpoint, val_loader, epochs, total = results["differing"]
+        checkpoint, val_loader, epochs, total, *settings = results["differing"]
         assert checkpoint == "checkpoint must be given in every process or in none"
         assert val_loader == "val_loader must be given in every process or in none"
         assert "every process must go on from the same point, got epochs 0 to 1" in epochs
         assert total == "epochs must be the same in every process, got 2 to 3"
+        assert settings[0] == "consistency_weight must be the same in every process, got 0.0, 5.0"
+        assert settings[1] == "accumulate must be the same in every process, got 2, 1"
+        assert "of mixture must be the same in every process, got" in settings[2]
 
 
 def test_a_process_without_a_sample_may_evaluate(pair):
@@ -121,7 +124,14 @@ def test_networks_that_processes_train_apart_are_noticed_once(pair):
     assert of_the_caller
     [(message, _)] = first.pop("one")
     assert message.startswith("the parameters of network A differ from process to")
-    assert set(second) == {"not", "by hand", "wrapped", "one", "shards"}
+    for said in (first.pop("shards"), second.pop("shards")):
+        of_saving = ("checkpoint must be None", "resume must be None")
+        assert [text.partition(" for networks")[0] for text in said] == [
+            *(f"{name}: {refused}" for name in ("fully_shard", "flat") for refused in of_saving),
+            said[-1],
+        ]
+        assert said[-1].startswith("clip_grad_norm must be None for FullyShardedDataParallel, of")
+    assert set(second) == {"not", "by hand", "wrapped", "one"}
     assert not any([*first.values(), *second.values()])
 
 

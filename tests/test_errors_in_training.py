@@ -390,3 +390,63 @@ def test_a_recorder_wants_the_same_labels_every_epoch():
     with pytest.raises(ValueError, match="the same labels every epoch, got 60 after 40"):
         t.fit(DataLoader(data(), 40), 2)
     assert history.probability.shape == (1, 40)
+
+
+@pytest.mark.parametrize("given", [None, 3, {}])
+def test_what_an_epoch_must_return(given, tmp_path):
+    class Careless(CoTrainer):
+        def train_epoch(self, loader):
+            super().train_epoch(loader)
+            return given
+
+    models = pair()
+    t = Careless(models, adam(*models), progress=False)
+    with pytest.raises(
+        TypeError, match=f"train_epoch must return a mapping with loss, got {given}"
+    ):
+        t.fit(DataLoader(data(), 40), 3)
+
+
+def test_statistics_that_are_not_finite_are_not_saved(tmp_path):
+    x, y = data(160).tensors
+    x[7] = 1e25  # the loss stays finite
+    loader = DataLoader(TensorDataset(x, y), 40)
+    with pytest.raises(FloatingPointError, match="the running statistics of network A are not fi"):
+        trainer([nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 3)) for _ in "ab"]).fit(
+            loader, 2, checkpoint=tmp_path / "c.pt"
+        )
+    assert not (tmp_path / "c.pt").exists()
+
+
+def test_steps_that_never_call_the_weigher_are_named_when_labels_are_judged():
+    class Plain(CoTrainer):
+        def train_step(self, inputs, targets):
+            loss = sum(nn.functional.cross_entropy(net(inputs), targets) for net in self.models)
+            loss.backward()
+            return {"loss": loss.detach()}
+
+    models, loader = pair(), DataLoader(data(), 40)
+    t = Plain(models, adam(*models), progress=False).fit(loader, 2)
+    with pytest.raises(RuntimeError, match=r"in 2 epochs no step has called self.weigher"):
+        t.report(loader)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int8, torch.uint8])
+def test_a_loss_of_ones_own_is_given_labels_that_torch_takes(dtype):
+    x, y = data().tensors
+
+    def smoothed(a, b, targets, weights_a, weights_b):
+        return nn.functional.cross_entropy(a + b, targets, label_smoothing=0.1)
+
+    loader = DataLoader(TensorDataset(x, y.to(dtype)), 40)
+    assert trainer(cross_weighted=smoothed).fit(loader, 1).epoch == 1
+
+
+def test_an_optimizer_whose_zero_grad_takes_nothing():
+    class Own(torch.optim.SGD):
+        def zero_grad(self):
+            super().zero_grad()
+
+    models = pair()
+    own = Own([p for model in models for p in model.parameters()], lr=0.1)
+    assert CoTrainer(models, own, progress=False).fit(DataLoader(data(), 40), 1).epoch == 1

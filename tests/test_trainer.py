@@ -2,6 +2,7 @@ import copy
 import math
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import reference
 import torch
@@ -405,6 +406,7 @@ def test_optimizers_must_own_the_models():
             {"scheduler_interval": "batch"},
             "scheduler_interval must be one of 'epoch', 'step', got 'batch'",
         ),
+        ({"exchange": np.ones(2)}, r"exchange must be one of 'swap', .*, got array\(\[1., 1.\]\)"),
     ],
 )
 def test_settings_out_of_range(option, message):

@@ -130,7 +130,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             with zipfile.ZipFile(path) as archive:  # torch does not look at them
                 if damaged := archive.testzip():
                     raise ValueError(f"{damaged} is not as it was written")
-    except (FileNotFoundError, PermissionError):
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
         raise
     except Exception as error:  # a damaged file can make the reader fail in any way
         raise ValueError(

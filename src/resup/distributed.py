@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -51,11 +52,13 @@ def check_alike(
     total: int,
     batches: int | None,
     given: Mapping[str, Any],
+    settings: Mapping[str, Any],
     device: torch.device,
 ) -> None:
     """Raise in every process unless all are about to train alike."""
     values = [epoch, steps, total, batches or 0, *(each is not None for each in given.values())]
-    epochs, done, totals, lengths, *asked = bounds(values, device)
+    of_settings = crc32(repr(settings).encode())
+    epochs, done, totals, lengths, *asked, hashes = bounds([*values, of_settings], device)
     if epochs[0] != epochs[1] or done[0] != done[1]:
         raise ValueError(
             "every process must go on from the same point, got epochs {} to {}, steps {} to {} "
@@ -71,6 +74,11 @@ def check_alike(
     for name, (low, high) in zip(given, asked, strict=True):
         if low != high:
             raise ValueError(f"{name} must be given in every process or in none")
+    if hashes[0] != hashes[1]:
+        others = everyones(dict(settings))
+        name = next(key for key in settings if len({repr(each.get(key)) for each in others}) > 1)
+        found = ", ".join(dict.fromkeys(repr(each.get(name)) for each in others))
+        raise ValueError(f"{name} must be the same in every process, got {found}")
 
 
 def everyones(value: Any) -> list[Any]:
@@ -136,16 +144,24 @@ def _norms(model: nn.Module, device: torch.device) -> Tensor:
 
     A sum of the values would not do: a step leaves that of a classifier's last layer as it is.
     """
-    from torch.distributed.fsdp import FullyShardedDataParallel  # takes long to import
-
-    wrappers = nn.parallel.DistributedDataParallel, FullyShardedDataParallel
-    trained = [p.detach() for p in model.parameters() if p.requires_grad]
-    sharded = any(hasattr(p, "placements") for p in trained)  # a DTensor
-    if sharded or any(isinstance(part, wrappers) for part in model.modules()):
-        trained = []
+    wrapped = any(isinstance(m, nn.parallel.DistributedDataParallel) for m in model.modules())
+    alike = wrapped or is_sharded(model)
+    trained = [] if alike else [p.detach() for p in model.parameters() if p.requires_grad]
     reals = (torch.view_as_real(p) if p.is_complex() else p for p in trained)
     norms = (torch.linalg.vector_norm(p, dtype=torch.float64) for p in reals)
     return sum(norms, torch.zeros((), dtype=torch.float64, device=device))
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether each process holds a part of the parameters, by `fully_shard` or its older form."""
+    return is_flat(model) or any(hasattr(p, "placements") for p in model.parameters())
+
+
+def is_flat(model: nn.Module) -> bool:
+    """Whether a part of the model is wrapped in FullyShardedDataParallel."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # takes long to import
+    wrapper = getattr(fsdp, "FullyShardedDataParallel", ())
+    return any(isinstance(part, wrapper) for part in model.modules())
 
 
 def explain_loss(error: Exception, doing: str, batches: int | None) -> None:

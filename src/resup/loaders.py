@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,14 @@ def length(loader: Iterable[Any]) -> int | None:
 
 
 def unwrapped(loader: Iterable[Any]) -> Any:
-    """Take the loader out of a progress bar."""
-    return getattr(loader, "iterable", loader)
+    """Take the loader out of a progress bar, or of another object that holds a DataLoader."""
+    if not hasattr(loader, "__iter__"):
+        return loader
+    inner = _get(loader, "iterable")
+    for name in ("loader", "dataloader"):
+        if isinstance(held := _get(loader, name), DataLoader):
+            inner = held
+    return loader if inner is None else inner
 
 
 def samplers(loader: Iterable[Any]) -> list[Any]:
@@ -43,30 +50,41 @@ def _parts(whole: Any, *names: str) -> list[Any]:
     owners = [whole]
     while owners and len(found) < MOST_PARTS:
         owner = owners.pop()
-        several = getattr(owner, "datasets", None)  # of a ConcatDataset or StackDataset
-        several = [*several.values()] if isinstance(several, dict) else several
-        inner = [getattr(owner, name, None) for name in names]
-        for part in [*inner, *(several if isinstance(several, (list, tuple)) else ())]:
+        inner = [_get(owner, name) for name in names]
+        several = [_get(owner, name) for name in ("datasets", "transforms")]  # of what combines
+        lists = [[*each.values()] if isinstance(each, dict) else each for each in several]
+        for part in chain(inner, *(each for each in lists if isinstance(each, (list, tuple)))):
             if part is not None and not any(part is other for other in found):
                 found.append(part)
                 owners.append(part)
     return found
 
 
+def _get(owner: Any, name: str) -> Any:
+    """Attribute of an object of any kind, whose `__getattr__` may raise what it likes."""
+    try:
+        return getattr(owner, name, None)
+    except Exception:
+        return None
+
+
 Generator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
+
+DATA = "dataset", "transform", "target_transform", "transforms", "collate_fn"
 
 
 def _owners(loader: Iterable[Any]) -> list[Any]:
-    """List what may hold an order: a loader, its samplers and its data sets."""
-    loader = unwrapped(loader)
-    return [loader, *samplers(loader), *_parts(loader, "dataset")]
+    """List what may hold an order: a loader, its samplers, its data sets and what changes these."""
+    inner = unwrapped(loader)
+    outer = [loader] if loader is not inner else []
+    return [*outer, inner, *samplers(inner), *_parts(inner, *DATA)]
 
 
-def generators(loader: Iterable[Any]) -> list[Generator]:
-    """List the random generators of a loader, its samplers and its data sets."""
-    owners = _owners(loader)
-    held = [getattr(owner, "generator", None) for owner in owners]  # also of what is wrapped
-    held += [value for owner in owners for value in getattr(owner, "__dict__", {}).values()]
+def generators(loader: Iterable[Any], others: Iterable[Any] = ()) -> list[Generator]:
+    """List the random generators that a loader, its parts and other objects hold."""
+    owners = [*_owners(loader), *others]
+    held = [_get(owner, "generator") for owner in owners]  # also of what is wrapped
+    held += [value for owner in owners for value in (_get(owner, "__dict__") or {}).values()]
     stateless = random.SystemRandom
     known = (g for g in held if isinstance(g, Generator) and not isinstance(g, stateless))
     return list(dict.fromkeys(known))
@@ -79,8 +97,8 @@ def set_epoch(loader: Iterable[Any], epoch: int) -> None:
     persistent workers hold are not told.
     """
     for owner in _owners(loader):
-        if hasattr(owner, "set_epoch"):
-            owner.set_epoch(epoch)
+        if (tell := _get(owner, "set_epoch")) is not None:
+            tell(epoch)
 
 
 def start_workers(loader: Iterable[Any]) -> None:

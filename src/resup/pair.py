@@ -74,7 +74,7 @@ class NetworkPair:
         without.
         """
         modes = [(part, part.training) for model in self.models for part in _every(model)]
-        generators = loaders.generators(loader)
+        generators = self._generators(loader)
         randomness = random_states(generators)
         for model in self.models:
             model.eval()
@@ -93,6 +93,11 @@ class NetworkPair:
                 set_random_states(randomness, generators)
             for part, mode in modes:  # not only the flag: LoRA's layers merge weights in `eval`
                 part.train(mode)
+
+    def _generators(self, loader: Iterable[Any]) -> list[loaders.Generator]:
+        """List the random generators of a loader and of the models."""
+        parts = (part for model in self.models for part in model.modules())
+        return loaders.generators(loader, parts)
 
     def _train_mode(self) -> None:
         for model, resting in zip(self.models, self._resting, strict=True):
@@ -241,9 +246,15 @@ class NetworkPair:
                 raise RuntimeError(
                     "judging labels needs a fitted mixture, and warmup_epochs=inf fits none"
                 )
+            needed = max(1, self.warmup_epochs)
+            if self.epoch >= needed:
+                raise RuntimeError(
+                    f"judging labels needs a fitted mixture, and in {self.epoch} epochs no step "
+                    "has called self.weigher"
+                )
             raise RuntimeError(
                 "judging labels needs a fitted mixture: train for max(1, warmup_epochs) = "
-                f"{max(1, self.warmup_epochs)} epochs first ({self.epoch} done)"
+                f"{needed} epochs first ({self.epoch} done)"
             )
         loaders.check_order(loader)
         columns: list[tuple[Tensor, ...]] = []

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -167,6 +168,26 @@ class SavedPair(NetworkPair):
                 settings[name] = getattr(value, "__name__", type(unwrap(value)).__name__)
         return settings
 
+    def _alike(self) -> dict[str, Any]:
+        """Name what must be the same in every process."""
+        own = {
+            name: getattr(self, name)
+            for name in ("accumulate", "clip_grad_norm", "scheduler_interval")
+        }
+        return {**self._settings(), **own, "mixture and optimizers": self._kinds()}
+
+    def _check_ahead(self, path: Path) -> None:
+        """Raise rather than replace a checkpoint that is further than this run."""
+        try:
+            epochs = load_checkpoint(path).get("epoch")
+        except (FileNotFoundError, ValueError):  # nothing to lose
+            return
+        if isinstance(epochs, int) and epochs > self.epoch:
+            raise FileExistsError(
+                f"checkpoint {path} holds {epochs} epochs and would be replaced after "
+                f"{self.epoch + 1}: pass resume={str(path)!r} to go on from there, or delete it"
+            )
+
     def _remembering(self) -> dict[str, Any]:
         """Name the callbacks that have a state, by their types and places among these."""
         found: dict[str, Any] = {}
@@ -177,7 +198,7 @@ class SavedPair(NetworkPair):
         return found
 
     def _save(self, path: str | os.PathLike[str] | None, loader: Iterable[Any]) -> None:
-        randomness = everyones(random_states(loaders.generators(loader)))
+        randomness = everyones(random_states(self._generators(loader)))
         if path is None:
             return
         for optimizer in self.optimizers:

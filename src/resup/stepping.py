@@ -54,7 +54,7 @@ def _clip(models: Iterable[nn.Module], clip_grad_norm: float | None) -> None:
 def zero_grad(optimizers: Iterable[Optimizer]) -> None:
     """Forget all gradients."""
     for optimizer in optimizers:
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
 
 
 def step_schedulers(schedulers: Iterable[Any]) -> None:
@@ -90,16 +90,20 @@ def check_loss(first_bad: Tensor, epoch: int) -> None:
         )
 
 
-def check_parameters(models: Sequence[nn.Module], epoch: int) -> None:
-    """Raise rather than save networks that hold NaN or infinity."""
+def check_finite(models: Sequence[nn.Module], epoch: int) -> None:
+    """Raise rather than save networks whose parameters or batch statistics hold NaN or infinity."""
     for name, model in zip("AB", models, strict=True):
-        trained = (p.detach() for p in model.parameters() if p.requires_grad)
-        finite = [p.isfinite().all() for p in trained]
-        if finite and not torch.stack(finite).all():
-            raise FloatingPointError(
-                f"the parameters of network {name} are not finite in epoch {epoch}, "
-                f"as a gradient was not: {_CURES}"
-            )
+        trained = [p.detach() for p in model.parameters() if p.requires_grad]
+        running = [b for key, b in model.named_buffers() if ".running_" in f".{key}"]
+        for what, values, cause in (
+            ("parameters", trained, f"a gradient was not: {_CURES}"),
+            ("running statistics", running, "an input was too large, or not finite"),
+        ):
+            finite = [value.isfinite().all() for value in values]
+            if finite and not torch.stack(finite).all():
+                raise FloatingPointError(
+                    f"the {what} of network {name} are not finite in epoch {epoch}, as {cause}"
+                )
 
 
 def _has_gradients(optimizer: Optimizer) -> bool:

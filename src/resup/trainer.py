@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from numbers import Real
@@ -33,6 +33,8 @@ from .distributed import (
     check_alike,
     explain_loss,
     is_distributed,
+    is_flat,
+    is_sharded,
     share_buffers,
     unwrap,
     warn_if_apart,
@@ -225,6 +227,11 @@ class CoTrainer(SavedPair):
         for callback in self.callbacks:
             hint = "; derive it from resup.callbacks.Callback"
             check_methods("each of callbacks", callback, *hooks, hint=hint)
+        if clip_grad_norm is not None and any(map(is_flat, self.models)):
+            raise ValueError(
+                "clip_grad_norm must be None for FullyShardedDataParallel, of which each process "
+                "would clip by the norm of its part: use fully_shard, or clip in optimizer_step"
+            )
         check_choice("scheduler_interval", scheduler_interval, ("epoch", "step"))
         check_choice("similarities", similarities, ("step", "pass"))
         check_choice("exchange", exchange, ("swap", "own", "mean"))
@@ -284,21 +291,23 @@ class CoTrainer(SavedPair):
             Its accuracy joins the history, and a ``ReduceLROnPlateau`` of mode "max" sees it; it
             changes nothing else.
         checkpoint : path, optional
-            Written after every epoch, whole or not at all. On SIGTERM it is written at once, in the
-            middle of the epoch or of the validation and callbacks after it, and the process exits.
-            (The pass of ``similarities="pass"`` is completed first. The checkpoint of the last
-            epoch is kept instead with several processes, or if a worker of the loader has ended
-            before accumulation or that pass got the batches it needs.)
+            Written after every epoch, whole or not at all, but not over a run that is further. On
+            SIGTERM it is written at once, in the middle of the epoch or of the validation and
+            callbacks after it, and the process exits. (The pass of ``similarities="pass"`` is
+            completed first. The checkpoint of the last epoch is kept instead with several
+            processes, or if a worker of the loader has ended before accumulation or that pass got
+            the batches it needs.)
         resume : path, optional
-            Go on from this checkpoint, exactly: random states too are taken from it, those of
-            torch's, NumPy's and Python's generators that the loader, its samplers or its data set
-            hold among them. It may be missing only if it is the `checkpoint` path itself, so that
-            one command both starts and restarts a run. Settings that change the objective are this
-            trainer's, which warns if others were saved. (Workers of a DataLoader that persist have
-            random states of their own, which no checkpoint holds; a data set that shuffles while it
-            is read needs a generator that training does not draw from, else an epoch that was
-            interrupted goes on with other samples; on a GPU many kernels differ in the last bits
-            each time, unless ``torch.use_deterministic_algorithms`` is set, which wants
+            Go on from this checkpoint, exactly: random states too are taken from it, among them
+            those of torch's, NumPy's and Python's generators that are attributes of the models and
+            their parts, the loader, its samplers, data sets, transforms and ``collate_fn``. It may
+            be missing only if it is the `checkpoint` path itself, so that one command both starts
+            and restarts a run. Settings that change the objective are this trainer's, which warns
+            if others were saved. (Workers of a DataLoader that persist have random states of their
+            own, which no checkpoint holds; a data set that shuffles while it is read needs a
+            generator that training does not draw from, else an epoch that was interrupted goes on
+            with other samples; on a GPU many kernels differ in the last bits each time, unless
+            ``torch.use_deterministic_algorithms`` is set, which wants
             ``CUBLAS_WORKSPACE_CONFIG=:4096:8`` in the environment.)
 
         Returns
@@ -315,13 +324,16 @@ class CoTrainer(SavedPair):
             If logits or targets have another shape than (N, C) and (N,), or, on the CPU, a label is
             not in [0, C); if a loader gives no sample, or another number of batches than in the
             other processes or in the epoch that was interrupted; if only some processes are given a
-            `val_loader` or `checkpoint`, or they would resume from different epochs; or if the file
-            to resume from is damaged or does not fit.
+            `val_loader` or `checkpoint`, have other settings or would resume from different epochs;
+            if the file to resume from is damaged or does not fit; or if `checkpoint` or `resume` is
+            given for networks whose parameters processes share out.
+        FileExistsError
+            If `checkpoint` holds a run that is further than this one.
         FileNotFoundError
             If there is nothing to resume from.
         FloatingPointError
-            If the loss or, at the end of an epoch, a parameter is not finite; no checkpoint is
-            written then.
+            If the loss or, at the end of an epoch, a parameter or a running statistic is not
+            finite; no checkpoint is written then.
         RuntimeError
             If another process has died or hangs.
         """
@@ -330,6 +342,12 @@ class CoTrainer(SavedPair):
         if val_loader is not None:
             loaders.check_batches("val_loader", val_loader)
         checkpoint, resume = as_path("checkpoint", checkpoint), as_path("resume", resume)
+        for name, path in {"checkpoint": checkpoint, "resume": resume}.items():
+            if path is not None and any(map(is_sharded, self.models)):
+                raise ValueError(
+                    f"{name} must be None for networks that processes share out (fully_shard, "
+                    "FullyShardedDataParallel), of which each would save its part"
+                )
         check_optimizers(self.models, self.optimizers)  # parameters may be unfrozen since
         stepping.check_plateaus(self.schedulers, val_loader)
         randomness = None
@@ -343,13 +361,14 @@ class CoTrainer(SavedPair):
             )
         if checkpoint is not None and self.is_main_process:
             check_path(checkpoint)
+            self._check_ahead(checkpoint)
         self._stop = self.should_stop = False
         with ExitStack() as ends:
             for callback in self.callbacks:
                 callback.on_fit_start(self)
                 ends.callback(callback.on_fit_end, self)
             if randomness is not None:  # whatever callbacks have drawn
-                set_random_states(randomness, loaders.generators(train_loader))
+                set_random_states(randomness, self._generators(train_loader))
             ends.callback(setattr, self, "_stop", False)  # callbacks may look at data at the end
             if checkpoint is not None and not is_distributed():
                 ends.enter_context(on_sigterm(self._stop_soon))
@@ -357,7 +376,13 @@ class CoTrainer(SavedPair):
                 given = {"val_loader": val_loader, "checkpoint": checkpoint}
                 length = loaders.length(train_loader)
                 check_alike(
-                    self.epoch, self._done.steps, min(epochs, 2**53), length, given, self.device
+                    self.epoch,
+                    self._done.steps,
+                    min(epochs, 2**53),
+                    length,
+                    given,
+                    self._alike(),
+                    self.device,
                 )
                 if self._ending is not None:
                     self._end_epoch(train_loader, val_loader, checkpoint)
@@ -367,9 +392,14 @@ class CoTrainer(SavedPair):
                 begun = self.epoch
                 while self.epoch < epochs and not (self._stop or self.should_stop):
                     means = self.train_epoch(train_loader)
-                    if means is None:
+                    if means is None and self._stop:
                         self._save(checkpoint, train_loader)
                         break
+                    if not isinstance(means, Mapping) or "loss" not in means:
+                        raise TypeError(
+                            f"train_epoch must return a mapping with loss, got {means!r}; an "
+                            "override must return what super().train_epoch(loader) does"
+                        )
                     if self.epoch == begun:
                         warn_if_apart(self.models, self.device)
                     self.epoch += 1
@@ -438,7 +468,7 @@ class CoTrainer(SavedPair):
 
     def _train_batches(self, loader: Iterable[Any]) -> bool:
         """Train on the batches of the epoch that are not done; False if told to stop before."""
-        generators = loaders.generators(loader)
+        generators = self._generators(loader)
         done, resumed, step = self._done, self._done.steps, 0
         pending = False
         now = random_states(generators)
@@ -456,7 +486,7 @@ class CoTrainer(SavedPair):
                     bar.update()
             finally:
                 if resumed:
-                    set_random_states(now, loaders.generators(loader))
+                    set_random_states(now, self._generators(loader))
             if resumed and done.batches != (length := loaders.length(loader)):
                 raise ValueError(
                     f"train_loader must give {done.batches} batches as when this epoch was begun, "
@@ -512,7 +542,8 @@ class CoTrainer(SavedPair):
         record = self.weigher.balanced or (self.similarities == "step" and self._refit_follows)
         posteriors = self.weigher(stacked, targets, record=record)
         weights_a, weights_b = self.weights(posteriors)
-        cross_entropy = self.cross_weighted(logits_a, logits_b, targets, weights_a, weights_b)
+        labels = targets.long()  # a loss of one's own may take no other integers
+        cross_entropy = self.cross_weighted(logits_a, logits_b, labels, weights_a, weights_b)
         check_scalar("cross_weighted", cross_entropy)
         values = {"cross_entropy": cross_entropy}
         loss = cross_entropy
@@ -576,7 +607,7 @@ class CoTrainer(SavedPair):
 
     def _check_finite(self) -> None:
         self._check_loss()
-        stepping.check_parameters(self.models, self.epoch + 1)
+        stepping.check_finite(self.models, self.epoch + 1)
 
     def _stop_soon(self) -> None:
         self._stop = True
