@@ -18,7 +18,7 @@ from . import loaders
 from ._warnings import warn
 from .callbacks import Callback
 from .checkpoint import load_checkpoint, load_part, random_states, save_checkpoint
-from .distributed import everyones, rank, unwrap, world_size
+from .distributed import everyones, is_sharded, rank, unwrap, world_size
 from .pair import NetworkPair
 from .progress import EpochProgress
 
@@ -175,6 +175,15 @@ class SavedPair(NetworkPair):
             for name in ("accumulate", "clip_grad_norm", "scheduler_interval")
         }
         return {**self._settings(), **own, "mixture and optimizers": self._kinds()}
+
+    def _check_whole(self, **paths: Path | None) -> None:
+        """Raise if there is a path, but this process holds only a part of a network."""
+        for name, path in paths.items():
+            if path is not None and any(map(is_sharded, self.models)):
+                raise ValueError(
+                    f"{name} must be None for networks that processes share out (fully_shard, "
+                    "FullyShardedDataParallel), of which each would save its part"
+                )
 
     def _check_ahead(self, path: Path) -> None:
         """Raise rather than replace a checkpoint that is further than this run."""

@@ -34,7 +34,6 @@ from .distributed import (
     explain_loss,
     is_distributed,
     is_flat,
-    is_sharded,
     share_buffers,
     unwrap,
     warn_if_apart,
@@ -342,12 +341,7 @@ class CoTrainer(SavedPair):
         if val_loader is not None:
             loaders.check_batches("val_loader", val_loader)
         checkpoint, resume = as_path("checkpoint", checkpoint), as_path("resume", resume)
-        for name, path in {"checkpoint": checkpoint, "resume": resume}.items():
-            if path is not None and any(map(is_sharded, self.models)):
-                raise ValueError(
-                    f"{name} must be None for networks that processes share out (fully_shard, "
-                    "FullyShardedDataParallel), of which each would save its part"
-                )
+        self._check_whole(checkpoint=checkpoint, resume=resume)
         check_optimizers(self.models, self.optimizers)  # parameters may be unfrozen since
         stepping.check_plateaus(self.schedulers, val_loader)
         randomness = None
