@@ -164,9 +164,9 @@ class DecoyMixture(SimilarityMixture):
             Noise rate that the network's surest predictions show, see
             :func:`resup.contradictions.contradiction_rate`. It counts up to 1 / (1 + hit_rate),
             where labels are no better than chance, and no more noise is found than twice this,
-            twice `decoy_rate_`, or 0.01. Without it no more than 1 / (1 + hit_rate) is found, and
-            the highest similarities show it, less exactly, if there are decoys enough:
-            50 / hit_rate. Else the Betas are fitted to the decoys too.
+            twice `decoy_rate_`, or 0.01. Without it no more than 1 / (1 + hit_rate) is found (but
+            where decoys and samples are alike), and the highest similarities show it, less exactly,
+            if there are decoys enough: 50 / hit_rate. Else the Betas are fitted to the decoys too.
             Without it noise between a few classes, or learnt by heart, is taken for none, with a
             warning if a `BetaMixture` finds over 0.1 more, and twice as much: similarities and
             decoys do not tell such noise from hard samples. If there is noise, use that one.
