@@ -344,7 +344,7 @@ class CoTrainer(SavedPair):
         self._check_whole(checkpoint=checkpoint, resume=resume)
         check_optimizers(self.models, self.optimizers)  # parameters may be unfrozen since
         stepping.check_plateaus(self.schedulers, val_loader)
-        randomness = None
+        randomness, restarts = None, False
         if resume is not None:
             restarts = checkpoint is not None and checkpoint.resolve() == resume.resolve()
             if not restarts or resume.exists():
@@ -355,7 +355,8 @@ class CoTrainer(SavedPair):
             )
         if checkpoint is not None and self.is_main_process:
             check_path(checkpoint)
-            self._check_ahead(checkpoint)
+            if not restarts:  # else it is where this run stands
+                self._check_ahead(checkpoint)
         self._stop = self.should_stop = False
         with ExitStack() as ends:
             for callback in self.callbacks:
