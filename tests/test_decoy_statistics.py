@@ -147,6 +147,18 @@ def test_hard_but_right_labels_are_kept_by_decoys_only(seed):
     assert not mixture.degenerate_
 
 
+@pytest.mark.parametrize("n", [2000, 20_000])
+def test_no_more_noise_than_betamixture_where_decoys_look_like_sure_predictions(n):
+    """Decoys this high, and so many, are of no softmax: they show a noise rate near one half."""
+    rng = np.random.default_rng(1)
+    s, decoys = rng.beta(3, 1, n), rng.beta(1, 1.5, 9 * n)
+    with pytest.warns(ConvergenceWarning, match="decoys account for a noise rate of 0.0"):
+        mixture = DecoyMixture().fit(s, decoys, hit_rate=1 / 9)
+    assert mixture.degenerate_
+    alone = BetaMixture().fit(s)
+    np.testing.assert_allclose(mixture.predict_proba(s), alone.predict_proba(s), atol=1e-9)
+
+
 @pytest.mark.parametrize(("hits", "noise"), [(1.0, 0.46), (1 / 3, 0.7), (1 / 9, 0.85)])
 def test_labels_that_are_nearly_random_are_told_apart(hits, noise):
     s, decoys, right = drawn(noise, 20_000, hits)

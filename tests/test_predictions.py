@@ -3,7 +3,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import cross_val_predict
 
 from resup import DecoyMixture, LabelReport, noise
 
@@ -88,6 +91,18 @@ def test_any_array_will_do_and_no_random_number_is_drawn():
             np.testing.assert_array_equal(report.index, expected.index)
     half = LabelReport.from_predictions(labels, torch.as_tensor(p).half())
     assert half.noise_rate == pytest.approx(expected.noise_rate, abs=0.01)
+
+
+def test_noise_that_the_surest_predictions_miss_is_told():
+    """Samples of no class: three of ten digits, under labels of the others."""
+    x, y = load_digits(return_X_y=True)
+    labels = np.where(y < 7, y, np.random.default_rng(0).integers(0, 7, len(y)))
+    p = cross_val_predict(
+        LogisticRegression(max_iter=300), x / 16, labels, cv=5, method="predict_proba"
+    )
+    with pytest.warns(UserWarning, match=r"rate of 0.00, a BetaMixture one of 0.2\d: .* by hand"):
+        report = LabelReport.from_predictions(labels, p)
+    assert report.noise_rate < 0.05 < (y >= 7).mean()
 
 
 @pytest.mark.parametrize("n", [500, N])

@@ -3,9 +3,14 @@
 import importlib
 import json
 import sys
+import warnings
 
 import numpy as np
 import pytest
+import torch
+from sklearn.datasets import load_digits
+from small_trainings import network, trainer_of
+from torch.utils.data import DataLoader, TensorDataset
 
 
 @pytest.mark.filterwarnings("ignore:network . tells given labels from others hardly")
@@ -45,6 +50,23 @@ def test_rare_classes_are_learnt_from_few_samples(monkeypatch):
     records = [script.run(script.digits, 10, script.NOISES["none"], seed) for seed in (0, 1)]
     plain, resup = (np.mean([r[name]["classes"] for r in records]) for name in ("plain", "resup"))
     assert resup > plain - 0.04  # it was 0.27 lower
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_wrong_labels_of_samples_of_no_class_are_told(share):
+    """They are not among the surest predictions, which say that no label is wrong."""
+    x, y = load_digits(return_X_y=True)
+    x, labels = torch.tensor(x / 16).float(), torch.tensor(y)
+    torch.manual_seed(0)
+    if share:
+        labels = torch.where(labels < 7, labels, torch.randint(7, labels.shape))
+    pair = network(64, 10), network(64, 10)
+    loader = DataLoader(TensorDataset(x, labels), 64, shuffle=True)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        trainer_of(pair, 1).fit(loader, 5)
+    names = [str(w.message).split(" finds")[0] for w in told]
+    assert names == (["the mixture of network A", "the mixture of network B"] if share else [])
 
 
 def test_lists_of_the_page_on_wrong_labels(tmp_path, monkeypatch, capsys):

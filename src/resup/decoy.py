@@ -25,7 +25,9 @@ DECOY_WEIGHT = 0.2  # of all decoys in the Betas' fit where nothing was seen; sa
 ENOUGH = 50  # decoys that are the predicted class, for a rate from them
 BELIEVED, TRACES = 2, 0.01  # at most so many times what either fit shows is found, or this
 UNTOLD, SAME = 0.9, 0.05  # decoys tell nothing: likeness of samples to them, distance of the means
-HIDDEN = 0.1  # noise rate that only BetaMixture finds, and at least half of it
+CUT = 0.05  # noise that the Betas find beyond what is believed, where a BetaMixture may be right
+MUCH, MUCH_MORE = 0.1, 0.15  # noise, and twice as much as another: without and with a seen rate
+CHECK = "a noise_rate from labels checked by hand would tell"
 
 
 class DecoyMixture(SimilarityMixture):
@@ -73,8 +75,8 @@ class DecoyMixture(SimilarityMixture):
     decoy_rate_ : float
         Share of wrong labels that the decoys account for: the noise rate of the contrast.
     agreement_ : float
-        How near the noise rates of contrast and Betas are, from 0 to 1: the weight of the contrast
-        in finding the noise rate.
+        How near the noise rates of contrast and Betas are, from 0 to 1, the latter at most what
+        `fit` believes (`seen_rate`): the weight of the contrast in finding the noise rate.
     weights_, alphas_, betas_, means_ : ndarray of shape (2,)
         Of the Betas: wrong, then right; the weights are the noise rate and the rest.
     n_iter_ : int
@@ -84,9 +86,10 @@ class DecoyMixture(SimilarityMixture):
     degenerate_ : bool
         True, with a `ConvergenceWarning`, if there is no `seen_rate` and the decoys do not account
         for the noise (`agreement_` below one half); if decoys and samples are alike, and there is
-        no `seen_rate` or the decoys are more similar, so that the posterior is that of a
-        `BetaMixture`, shifted to `noise_rate` or `least_rate` if given; or if the data hold fewer
-        than two distinct values, so that every posterior is 1. `noise_rate` is a `seen_rate` too.
+        no `seen_rate` or the decoys are more similar; or if the data hold fewer than two distinct
+        values, so that every posterior is 1. Where decoys and samples are alike, or much more noise
+        would be found than by a `BetaMixture`, the posterior is that of the latter, shifted to
+        `noise_rate` or `least_rate` if given. `noise_rate` is a `seen_rate` too.
     log_odds_ : LogOdds
         The posterior in closed form, for :class:`resup.Posterior`: a function of similarities with
         the coefficients `a`, `b`, `c` and the range `low` to `high` as attributes.
@@ -168,8 +171,9 @@ class DecoyMixture(SimilarityMixture):
             where decoys and samples are alike), and the highest similarities show it, less exactly,
             if there are decoys enough: 50 / hit_rate. Else the Betas are fitted to the decoys too.
             Without it noise between a few classes, or learnt by heart, is taken for none, with a
-            warning if a `BetaMixture` finds over 0.1 more, and twice as much: similarities and
-            decoys do not tell such noise from hard samples. If there is noise, use that one.
+            warning if a `BetaMixture` finds over 0.1 more, and twice as much (or so much less):
+            similarities and decoys do not tell such noise from hard samples. If there is noise, use
+            that one.
         least_rate : float, default=0.0
             Noise rate known from before. Where the fit finds less, as it does once wrong labels
             are learnt by heart, all odds are shifted alike until `noise_rate_` is this.
@@ -194,8 +198,8 @@ class DecoyMixture(SimilarityMixture):
         ConvergenceWarning
             If the fit is degenerate, `agreement_` is below one half, or decoys and samples are
             alike, as where a network has learnt nothing; if no `seen_rate` is given and a
-            `BetaMixture` finds much more noise; if less noise is found than lies at 0, as where
-            most values are 0 or 1 exactly; or if EM did not converge in `max_iter` iterations.
+            `BetaMixture` finds much more noise or less; if less noise is found than lies at 0, as
+            where most values are 0 or 1 exactly; or if EM did not converge in `max_iter`.
         """
         self._check_parameters()
         rates = {
@@ -226,10 +230,11 @@ class DecoyMixture(SimilarityMixture):
             gap, chance = distance(samples, others), 5 * np.sqrt(1 / w.sum() + 1 / w_decoy.sum())
             untold = bool(all_wrong or (likeness > UNTOLD and gap < max(SAME, chance)))
             swapped = all_wrong and gap <= 0
-            if swapped or seen_rate is None:
+            if swapped or told is None:
                 with silent():
                     alone = BetaMixture(clip=self.clip).fit(x, sample_weight=w)
-                if untold:
+                too_much = agreement < 0.5 and _far_above(blended, alone.noise_rate_)
+                if swapped or (seen_rate is None and (untold or too_much)):
                     odds = alone.log_odds_ or ALWAYS_RIGHT
             odds = odds.not_below(least_probability)
             found = samples.w @ expit(-odds(samples.x))
@@ -239,15 +244,25 @@ class DecoyMixture(SimilarityMixture):
         self.n_iter_, self.converged_ = fits.n_iter, fits.mixture.converged
         unsupported = untold or agreement < 0.5
         self.degenerate_ = constant or swapped or (seen_rate is None and unsupported)
-        self._untold = untold
         self._take(fits.mixture)
         self.log_odds_ = odds
         self.noise_rate_ = min(float(found), 1.0)  # rounding may take it over
         self.weights_ = np.array([self.noise_rate_, 1 - self.noise_rate_])
-        shown = max(blended, self.noise_rate_)
-        hidden = alone.noise_rate_ - shown if alone else 0.0
+        self._untold, self._missed, differs = untold, "", ""
+        if alone:
+            shown, by_similarities = max(blended, self.noise_rate_), alone.noise_rate_
+            doubtful = f"{by_similarities:.2f}: samples are hard, or wrong labels look right"
+            if seen_rate is None:
+                if _far_above(by_similarities, shown) or _far_above(shown, by_similarities):
+                    differs = f"the decoys tell a noise rate of {shown:.2f}, BetaMixture one of "
+                    differs += f"{doubtful}; a seen_rate may tell, {CHECK}"
+            elif _far_above(by_similarities, shown, MUCH_MORE) or (
+                fits.unbelieved > CUT and not least_probability  # a first look errs
+            ):
+                self._missed = f"finds a noise rate of {shown:.2f}, a BetaMixture one of {doubtful}"
+                self._missed += f", such as those of one class; {CHECK}"
         at_zero = share_at_zero(x, w, self.clip)
-        if doubt := self._doubt(constant, fits.likely, shown, hidden, at_zero):
+        if doubt := self._doubt(constant, fits.likely, differs, at_zero):
             warn(doubt, ConvergenceWarning)
         return self
 
@@ -275,9 +290,7 @@ class DecoyMixture(SimilarityMixture):
         mixture, n_iter = betas(samples, beside, hit_rate, shown, self.max_iter, self.tol)
         return TwoFits(ratio, rate, mixture, n_iter, most)
 
-    def _doubt(
-        self, constant: bool, likely: float, shown: float, hidden: float, at_zero: float
-    ) -> str | None:
+    def _doubt(self, constant: bool, likely: float, differs: str, at_zero: float) -> str | None:
         """Say what the user should know of a fit."""
         if constant:
             return "all similarities are alike; every posterior is 1"
@@ -291,18 +304,14 @@ class DecoyMixture(SimilarityMixture):
                 f"the decoys account for a noise rate of {self.decoy_rate_:.2f} where "
                 f"{likely:.2f} is likelier; they count for less"
             )
-        if hidden > max(HIDDEN, shown):
-            return (
-                f"the decoys tell a noise rate of {shown:.2f}, BetaMixture one of "
-                f"{shown + hidden:.2f}: samples are hard, or wrong labels look right; "
-                "a seen_rate would tell"
-            )
         if self.noise_rate is None and at_zero > MANY and self.noise_rate_ < 0.9 * at_zero:
             return (
                 f"{at_zero:.0%} of the values lie within {self.clip:g} of 0, and only "
                 f"{self.noise_rate_:.0%} are found wrong"
                 + ("; try clip=0.01" if self.clip < 0.01 else "")
             )
+        if differs:
+            return differs
         if self.tol and not self.converged_:
             return f"EM did not converge in {self.max_iter} iterations; raise max_iter or tol"
         return None
@@ -317,6 +326,10 @@ class DecoyMixture(SimilarityMixture):
         check_number("max_iter", self.max_iter, 1, whole=True)
         check_number("tol", self.tol, 0)
         self._check_clip()
+
+
+def _far_above(rate: float, other: float, by: float = MUCH) -> bool:
+    return rate > other + max(by, other)
 
 
 def transition(confusion: ArrayLike, smoothing: float = 0.02) -> Array:

@@ -148,6 +148,11 @@ class TwoFits:
         return min(float(self.mixture.weights[0]), self.most)
 
     @property
+    def unbelieved(self) -> float:
+        """Noise that the Betas find beyond it."""
+        return float(self.mixture.weights[0]) - self.likely
+
+    @property
     def agreement(self) -> float:
         """How far the decoys account for that noise rate, in [0, 1]."""
         return float(min(1.0, (self.rate + NEAR) / (self.likely + NEAR)) ** SHARPNESS)

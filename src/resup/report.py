@@ -150,8 +150,9 @@ class LabelReport:
         Warns
         -----
         UserWarning
-            If all labels are equally similar to their predictions, so that each counts as right,
-            or all probabilities of a classifier are 0 or 1.
+            If all labels are equally similar to their predictions, so that each counts as right;
+            if all probabilities of a classifier are 0 or 1; or if the similarities show much more
+            noise than is found: samples are hard, or wrong labels look right.
 
         Notes
         -----
@@ -180,9 +181,11 @@ class LabelReport:
             )
         predicted = p.argmax(-1)
         agree, suggested = predicted[0] == predicted[-1], p.mean(0).argmax(-1)
-        clean, similarity = zip(*(_judge(y, own) for own in p), strict=True)
+        clean, similarity, doubts = zip(*(_judge(y, own) for own in p), strict=True)
         if any((own == 1).all() for own in clean):
             warn("all labels are equally similar to their predictions; each counts as right")
+        elif doubt := max(doubts):
+            warn(f"DecoyMixture {doubt}")
         return cls.ranked(
             y, suggested, agree, clean[0], clean[-1], hidden=hidden, ties=sum(similarity)
         )
@@ -317,10 +320,11 @@ def _predictions(labels: Any, probabilities: Any) -> tuple[NDArray[np.int64], Ar
     return y, p
 
 
-def _judge(labels: NDArray[np.int64], p: Array) -> tuple[Array, Array]:
+def _judge(labels: NDArray[np.int64], p: Array) -> tuple[Array, Array, str]:
     """How likely each label is to be right by one classifier's predictions, and its similarity.
 
-    Overwrites the predictions by similarities, which for many classes are large.
+    And a doubt to tell. Overwrites the predictions by similarities, which for many classes are
+    large.
     """
     n_classes = p.shape[1]
     highest, predicted = p.max(1), p.argmax(1)
@@ -341,4 +345,4 @@ def _judge(labels: NDArray[np.int64], p: Array) -> tuple[Array, Array]:
         mixture = DecoyMixture().fit(
             s, decoys, hit_rate=1 / (occurs.sum() - 1), seen_rate=seen, least_probability=doubt
         )
-    return mixture.predict_proba(s)[:, -1], s
+    return mixture.predict_proba(s)[:, -1], s, mixture._missed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -19,12 +20,13 @@ from .balance import ClassBalance
 from .decoy import DecoyMixture
 from .distributed import add_up
 from .histogram import SimilarityHistogram
-from .memory import MAJORITY, NoiseMemory
+from .memory import MAJORITY, NoiseMemory, are_few
 from .posterior import AnyMixture, Posterior, TablePosterior
 from .similarity import Signal, check_signal, log_signal
 
 __all__ = ["SampleWeigher"]
 
+LEARNT_NOTHING, MISSED = 2, 3  # epochs in a row, after which a network's doubts are told
 UNSEEN = 0.3  # of the noise rate, added in training where the decoys account for none of it
 MOST = 1.5  # under `balanced` a batch may lose this many times the noise rate of its weight
 
@@ -93,7 +95,10 @@ class SampleWeigher(StateModule):
     UserWarning
         If similarities are all alike or an estimator calls itself degenerate, so that a network
         weighs every sample 1; if for two epochs in a row a network tells given labels from others
-        hardly better than chance, which may be so too; in `judge`, if nothing has been fitted yet.
+        hardly better than chance, which may be so too; if for three epochs in a row of 100 samples
+        a class the similarities show much more noise than a `DecoyMixture` finds: samples are hard,
+        or wrong labels look right, as those of one class with most labels wrong, or of samples of
+        no class; in `judge`, if nothing has been fitted yet.
 
     Raises
     ------
@@ -181,7 +186,7 @@ class SampleWeigher(StateModule):
                     part._make_room(n_classes)
         self.balanced = False  # known to the host, so that a step may leave the balance out
         self.mixtures_: list[Any] = []
-        self._untold: dict[int, int] = {}  # for how many epochs by now
+        self._doubts: list[Counter[str]] = [Counter() for _ in range(networks)]  # epochs in a row
         self.noise_rates_: list[float] = []
         self.register_load_state_dict_post_hook(_fit_again)  # type: ignore[no-untyped-call]
 
@@ -314,13 +319,10 @@ class SampleWeigher(StateModule):
         # an estimator of one's own may have raised; from here on nothing does
         self.mixtures_, self.noise_rates_, self.balanced = mixtures, [], False
         degenerate: list[int] = []
-        untold = {}
         for network, mixture in enumerate(mixtures):
             self.noise_rates_.append(mixture.noise_rate_)
             self.posterior.load(mixture, network)
-            if self.decoys is not None and mixture._untold:
-                untold[network] = self._untold.get(network, 0) + 1
-            elif mixture.degenerate_:
+            if mixture.degenerate_ and not getattr(mixture, "_untold", False):
                 degenerate.append(network)
             if mixture.degenerate_:
                 self.weight.reset(network)
@@ -333,16 +335,24 @@ class SampleWeigher(StateModule):
                 f"the mixture of network {self._name(network)} is degenerate; it weighs every "
                 "sample 1 until the next fit"
             )
-        if again:
-            return
-        self._untold = untold
-        for network, epochs in untold.items():
-            if epochs == 2:  # one may teach nothing yet, and once is enough
-                ones = "; it weighs every sample 1" if mixtures[network].degenerate_ else ""
+        if self.decoys is not None and not again:
+            self._tell(mixtures)
+
+    def _tell(self, mixtures: list[DecoyMixture]) -> None:
+        """Warn, once, of networks that have been in doubt for some epochs."""
+        few = self.decoys is None or bool(are_few(self.decoys.labels))
+        for network, mixture in enumerate(mixtures):
+            name, doubts = self._name(network), self._doubts[network]
+            doubts["untold"] = doubts["untold"] + 1 if mixture._untold else 0
+            doubts["missed"] = doubts["missed"] + 1 if mixture._missed and not few else 0
+            if doubts["untold"] == LEARNT_NOTHING:
+                ones = "; it weighs every sample 1" if mixture.degenerate_ else ""
                 warn(
-                    f"network {self._name(network)} tells given labels from others hardly better "
-                    f"than chance: it has learnt nothing yet, or the labels are random{ones}"
+                    f"network {name} tells given labels from others hardly better than chance: it "
+                    f"has learnt nothing yet, or the labels are random{ones}"
                 )
+            if doubts["missed"] == MISSED:
+                warn(f"the mixture of network {name} {mixture._missed}")
 
     def _name(self, network: int) -> str:
         return "AB"[network] if len(self.fitted_counts) == 2 else str(network)
