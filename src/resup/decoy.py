@@ -181,7 +181,8 @@ class DecoyMixture(SimilarityMixture):
             No label is less likely right than this, before odds are shifted: for the first epoch
             of a network, which is sure of much that is wrong.
         sample_weight, decoy_weight : array-like of shape (N,) and (M,), optional
-            Not negative; a weight of 2 is the sample or the decoy twice.
+            Not negative; a weight of 2 is the sample or the decoy twice. So weights that sum to 1
+            count as one decoy, too few for a rate (`seen_rate`).
 
         Returns
         -------
