@@ -27,6 +27,7 @@ BELIEVED, TRACES = 2, 0.01  # at most so many times what either fit shows is fou
 UNTOLD, SAME = 0.9, 0.05  # decoys tell nothing: likeness of samples to them, distance of the means
 CUT = 0.05  # noise that the Betas find beyond what is believed, where a BetaMixture may be right
 MUCH, MUCH_MORE = 0.1, 0.15  # noise, and twice as much as another: without and with a seen rate
+UNCLEAR = "samples are hard, or wrong labels look right"
 CHECK = "a noise_rate from labels checked by hand would tell"
 
 
@@ -249,19 +250,15 @@ class DecoyMixture(SimilarityMixture):
         self.log_odds_ = odds
         self.noise_rate_ = min(float(found), 1.0)  # rounding may take it over
         self.weights_ = np.array([self.noise_rate_, 1 - self.noise_rate_])
-        self._untold, self._missed, differs = untold, "", ""
+        self._untold, differs, self._missed = untold, "", ""
         if alone:
-            shown, by_similarities = max(blended, self.noise_rate_), alone.noise_rate_
-            doubtful = f"{by_similarities:.2f}: samples are hard, or wrong labels look right"
+            shown, other = max(blended, self.noise_rate_), alone.noise_rate_
             if seen_rate is None:
-                if _far_above(by_similarities, shown) or _far_above(shown, by_similarities):
-                    differs = f"the decoys tell a noise rate of {shown:.2f}, BetaMixture one of "
-                    differs += f"{doubtful}; a seen_rate may tell, {CHECK}"
-            elif _far_above(by_similarities, shown, MUCH_MORE) or (
-                fits.unbelieved > CUT and not least_probability  # a first look errs
-            ):
-                self._missed = f"finds a noise rate of {shown:.2f}, a BetaMixture one of {doubtful}"
-                self._missed += f", such as those of one class; {CHECK}"
+                differs = _differing(shown, other)
+            elif least_probability:  # a first look errs too much for the Betas to tell
+                self._missed = _missing(shown, other)
+            else:
+                self._missed = _missing(shown, other, fits)
         at_zero = share_at_zero(x, w, self.clip)
         if doubt := self._doubt(constant, fits.likely, differs, at_zero):
             warn(doubt, ConvergenceWarning)
@@ -327,6 +324,27 @@ class DecoyMixture(SimilarityMixture):
         check_number("max_iter", self.max_iter, 1, whole=True)
         check_number("tol", self.tol, 0)
         self._check_clip()
+
+
+def _differing(shown: float, other: float) -> str:
+    """Say that a BetaMixture finds a very different noise rate, if it does."""
+    if not (_far_above(other, shown) or _far_above(shown, other)):
+        return ""
+    return (
+        f"the decoys tell a noise rate of {shown:.2f}, BetaMixture one of {other:.2f}: {UNCLEAR}; "
+        f"a seen_rate may tell, {CHECK}"
+    )
+
+
+def _missing(shown: float, other: float, fits: TwoFits | None = None) -> str:
+    """Say that a BetaMixture, or the Betas, find much more than a seen rate lets be believed."""
+    of_betas = fits.of_betas if fits and fits.of_betas > fits.most + CUT else 0.0
+    if not (of_betas or _far_above(other, shown, MUCH_MORE)):
+        return ""
+    return (
+        f"finds a noise rate of {shown:.2f}, and {max(other, of_betas):.2f} without what the "
+        f"surest predictions say: {UNCLEAR}, as those of one class; {CHECK}"
+    )
 
 
 def _far_above(rate: float, other: float, by: float = MUCH) -> bool:

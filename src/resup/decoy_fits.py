@@ -145,12 +145,12 @@ class TwoFits:
     @property
     def likely(self) -> float:
         """Noise rate of the Betas, as far as it is believed."""
-        return min(float(self.mixture.weights[0]), self.most)
+        return min(self.of_betas, self.most)
 
     @property
-    def unbelieved(self) -> float:
-        """Noise that the Betas find beyond it."""
-        return float(self.mixture.weights[0]) - self.likely
+    def of_betas(self) -> float:
+        """Noise rate of the Betas."""
+        return float(self.mixture.weights[0])
 
     @property
     def agreement(self) -> float:
