@@ -114,6 +114,21 @@ def test_bad_input_of_the_accumulator():
         HistogramAccumulator().update(torch.tensor([-1.0]), [-1.0])
     with pytest.raises(TypeError, match="weights must be a Tensor, got ndarray"):
         HistogramAccumulator().update(torch.tensor([-1.0]), torch.tensor([-1.0]), np.ones(1))
+    accumulator, s = HistogramAccumulator(), torch.tensor([0.2, 0.7])
+    with pytest.raises(ValueError, match=r"log_s must be logarithms, at most 0, got .* up to 0.7"):
+        accumulator.update(s, 1 - s)
+    with pytest.raises(ValueError, match=r"log_1ms must be logarithms, .* got .* up to 0.8"):
+        accumulator.update(s.log(), 1 - s)
+    assert accumulator.histogram().total == 0
+
+
+def test_the_accumulator_compiles_without_a_break():
+    torch._dynamo.reset()
+    plain, compiled = HistogramAccumulator(), HistogramAccumulator()
+    s = torch.rand(64)
+    plain.update(s.log(), (-s).log1p())
+    torch.compile(compiled.update, fullgraph=True, backend="aot_eager")(s.log(), (-s).log1p())
+    torch.testing.assert_close(compiled.counts, plain.counts)
 
 
 @pytest.mark.parametrize(

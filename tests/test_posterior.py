@@ -111,6 +111,26 @@ def test_odds_are_never_below_a_probability(c, least):
     np.testing.assert_allclose(clean, np.maximum(expit(whole(s)), least), atol=1e-9)
 
 
+@pytest.mark.parametrize("kind", [Posterior, TablePosterior])
+def test_similarities_in_place_of_logarithms_are_refused(kind):
+    s = torch.tensor([0.2, torch.nan, 0.7])
+    log_s, log_1ms = s.log(), (-s).log1p()
+    with pytest.raises(ValueError, match=r"log_s must be log.* up to 0.7; are these similarities"):
+        kind()(s, 1 - s)
+    with pytest.raises(ValueError, match=r"log_1ms must be logarithms, .* got values up to 0.8"):
+        kind()(log_s, 1 - s)
+    with pytest.raises(TypeError, match="log_1ms must be a Tensor, got list"):
+        kind()(log_s, [0.1])
+    kind()(log_s[:0], log_1ms[:0])
+    rounded = torch.tensor([1.0078], dtype=torch.bfloat16).log()
+    assert kind()(rounded, torch.tensor([-torch.inf])) == 1
+
+
+def test_logarithms_are_not_looked_at_under_vmap():
+    s = torch.rand(3, 5)
+    assert torch.func.vmap(Posterior())(s.log(), (-s).log1p()).shape == (3, 5)
+
+
 def test_what_has_no_closed_form_is_refused(similarities):
     for mixture in (BetaMixture(), BetaMixture(3).fit(similarities)):
         with pytest.raises(ValueError, match="mixture must be a fitted BetaMixture of one or two"):

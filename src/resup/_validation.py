@@ -49,16 +49,27 @@ def check_logits_targets(logits: Tensor, targets: Tensor, name: str = "logits") 
             f"targets are on {targets.device} and {name} on {logits.device}; "
             "move them to one device"
         )
-    # Looking at values on an accelerator would make the host wait for it.
-    if n and targets.device.type == "cpu" and not torch.compiler.is_compiling():
-        try:
-            low, high = (int(v) for v in torch.aminmax(targets.long()))
-        except RuntimeError:  # under vmap, which shows none
-            return
-        if low < 0 or high >= c:
+    low, high = _bounds(targets.long()) or (0, 0)
+    if low < 0 or high >= c:
+        raise ValueError(
+            f"targets must lie in [0, {c}) for {name} of shape ({n}, {c}), "
+            f"got values from {low} to {high}"
+        )
+
+
+LOG_ROUNDING = 0.01  # a logarithm in bfloat16 of what is 1 may be as far above 0
+
+
+def check_logarithms(**logs: Any) -> None:
+    """Raise unless the values are tensors of logarithms, of what is at most 1 or NaN."""
+    for name, values in logs.items():
+        if not isinstance(values, Tensor):
+            raise TypeError(f"{name} must be a Tensor, got {_kind(values)}")
+        _, high = _bounds(values) or (0, 0)
+        if not high <= LOG_ROUNDING and len(above := values[values > LOG_ROUNDING]):
             raise ValueError(
-                f"targets must lie in [0, {c}) for {name} of shape ({n}, {c}), "
-                f"got values from {low} to {high}"
+                f"{name} must be logarithms, at most 0, got values up to {above.max().item():.4g}; "
+                "are these similarities?"
             )
 
 
@@ -186,6 +197,17 @@ def warn_of_probabilities(logits: Tensor) -> None:
             f"the outputs of {' and '.join(names)} look like probabilities, but models must give "
             "logits: leave out the softmax at their end"
         )
+
+
+def _bounds(values: Tensor) -> tuple[float, float] | None:
+    """Least and greatest value; None where there is none, or looking would make the host wait."""
+    if not values.numel() or values.device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    try:
+        low, high = torch.aminmax(values)
+        return low.item(), high.item()
+    except RuntimeError:  # under vmap, which shows none
+        return None
 
 
 def _kind(value: Any) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ._checks import check_number
 from ._module import StateModule
-from ._validation import check_stacked
+from ._validation import check_logarithms, check_stacked
 from .distributed import add_up, bounds
 from .histogram import LOGIT_EDGES, N_BINS, Array, SimilarityHistogram
 from .similarity import Signal, check_signal, log_signal
@@ -108,12 +108,11 @@ class HistogramAccumulator(StateModule):
         Raises
         ------
         TypeError, ValueError
-            If a value is no tensor, or a shape does not fit.
+            If a value is no tensor, a shape does not fit, or, on the CPU, a logarithm is above 0.
         """
-        given = {"log_s": log_s, "log_1ms": log_1ms}
-        for name, values in (given if weights is None else given | {"weights": weights}).items():
-            if not isinstance(values, Tensor):
-                raise TypeError(f"{name} must be a Tensor, got {type(values).__name__}")
+        check_logarithms(log_s=log_s, log_1ms=log_1ms)
+        if not (weights is None or isinstance(weights, Tensor)):
+            raise TypeError(f"weights must be a Tensor, got {type(weights).__name__}")
         groups = len(self.counts)
         shape = log_s.shape
         if shape != log_1ms.shape or not shape or shape[:-1] not in ((groups,), ()):

@@ -14,6 +14,7 @@ from typing_extensions import Self
 
 from ._checks import as_similarities, check_methods, check_number, to_numpy
 from ._module import StateModule
+from ._validation import check_logarithms
 from .accumulator import Bins
 from .histogram import CENTRES, N_BINS, SimilarityHistogram
 from .odds import ALWAYS_RIGHT, LogOdds
@@ -115,7 +116,13 @@ class Posterior(StateModule):
         -------
         Tensor of the same shape, or (groups, N) where groups > 1
             Weights in [0, 1], not differentiated.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a value is no tensor or, on the CPU, above 0, as if S itself were given.
         """
+        check_logarithms(log_s=log_s, log_1ms=log_1ms)
         coefficients = self.coefficients if len(self.coefficients) > 1 else self.coefficients[0]
         a, b, c, s_low, s_high, r_low, r_high = coefficients[..., None].unbind(-2)
         log_s = torch.clamp(log_s, s_low, s_high)
@@ -184,6 +191,7 @@ class TablePosterior(StateModule):
     @torch.no_grad()
     def forward(self, log_s: Tensor, log_1ms: Tensor) -> Tensor:
         """Weigh similarities given by their logarithms, as :meth:`resup.Posterior.forward`."""
+        check_logarithms(log_s=log_s, log_1ms=log_1ms)
         index, known = self.bins(log_s, log_1ms)
         weights = self.table.gather(1, index.expand(len(self.table), -1))
         weights = weights.masked_fill(known == 0, torch.nan)
