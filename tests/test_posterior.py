@@ -7,6 +7,7 @@ from sklearn.mixture import GaussianMixture
 
 from resup import (
     BetaMixture,
+    DecoyMixture,
     Posterior,
     SimilarityHistogram,
     log_label_similarity,
@@ -129,6 +130,27 @@ def test_similarities_in_place_of_logarithms_are_refused(kind):
 def test_logarithms_are_not_looked_at_under_vmap():
     s = torch.rand(3, 5)
     assert torch.func.vmap(Posterior())(s.log(), (-s).log1p()).shape == (3, 5)
+
+
+@pytest.mark.parametrize("kind", [Posterior, TablePosterior])
+def test_both_posteriors_refuse_the_same(kind, similarities):
+    for groups in (0, -1, "a", 2.0, True):
+        with pytest.raises(ValueError, match=f"groups must be an integer of at least 1.*{groups}"):
+            kind(groups)
+    weigh, mixture = kind(2), BetaMixture().fit(similarities)
+    for group in (2, -1, "a", 1.0, True, None):
+        message = rf"group must be an integer in \[0, 1\], got {group!r}"
+        with pytest.raises(ValueError, match=message):
+            weigh.load(mixture, group)
+        with pytest.raises(ValueError, match=message):
+            weigh.reset(group)
+    for other in (3, BetaMixture, {}, GaussianMixture(2)):
+        with pytest.raises(ValueError, match=r"mixture must be a fitted .*BetaMixture.*, got "):
+            weigh.load(other)
+    for unfitted in (BetaMixture(), DecoyMixture()):
+        with pytest.raises(ValueError, match="fitted"):
+            weigh.load(unfitted)
+    assert (weigh(*logs([[0.1, 0.9]] * 2)) == 1).all()
 
 
 def test_what_has_no_closed_form_is_refused(similarities):

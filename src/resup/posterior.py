@@ -12,6 +12,7 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor
 from typing_extensions import Self
 
+from ._base import SimilarityMixture
 from ._checks import as_similarities, check_methods, check_number, to_numpy
 from ._module import StateModule
 from ._validation import check_logarithms
@@ -68,6 +69,7 @@ class Posterior(StateModule):
             self._write(ALWAYS_RIGHT, group)
 
     def _write(self, odds: LogOdds, group: int) -> None:
+        check_number("group", group, 0, len(self.coefficients) - 1, whole=True)
         row = torch.tensor([odds.a, odds.b, odds.c, *odds.log_bounds()], dtype=torch.float32)
         self.coefficients[group].copy_(row)
 
@@ -88,7 +90,7 @@ class Posterior(StateModule):
         Raises
         ------
         ValueError
-            If `mixture` is not fitted, or has three components or more.
+            If `mixture` is not fitted or has three components or more, or there is no such group.
         """
         odds = mixture if isinstance(mixture, LogOdds) else getattr(mixture, "log_odds_", None)
         if odds is None:
@@ -164,6 +166,7 @@ class TablePosterior(StateModule):
 
     def __init__(self, groups: int = 1) -> None:
         super().__init__()
+        check_number("groups", groups, 1, whole=True)
         self.bins = Bins()
         self.register_buffer("table", torch.ones(groups, N_BINS, dtype=torch.float32))
 
@@ -180,13 +183,26 @@ class TablePosterior(StateModule):
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError
+            If `mixture` is not fitted or none of these, or there is no such group.
         """
-        self.table[group].copy_(torch.from_numpy(mixture.predict_proba(CENTRES)[:, -1]))
+        if not isinstance(mixture, (AnyMixture, SimilarityMixture)):
+            raise ValueError(
+                f"mixture must be a fitted AnyMixture, BetaMixture or DecoyMixture, got {mixture!r}"
+            )
+        self._write(torch.from_numpy(mixture.predict_proba(CENTRES)[:, -1]), group)
         return self
 
     def reset(self, group: int = 0) -> None:
         """Give every label weight 1 again."""
-        self.table[group].fill_(1)
+        self._write(torch.ones(()), group)
+
+    def _write(self, probability: Tensor, group: int) -> None:
+        check_number("group", group, 0, len(self.table) - 1, whole=True)
+        self.table[group].copy_(probability)
 
     @torch.no_grad()
     def forward(self, log_s: Tensor, log_1ms: Tensor) -> Tensor:
