@@ -192,6 +192,8 @@ def test_clone_pickle_and_repr():
         (["high"], "decoys must be real numbers, got dtype <U4"),
         (np.array(["0.5"], object), "decoys must be real numbers, got dtype object"),
         ([0.5j], "decoys must be real numbers, got dtype complex128"),
+        ([[0.1], [0.2, 0.3]], "decoys must be an array-like of one shape .*, got list"),
+        (torch.ones(2, device="meta"), "decoys must be .* a dense tensor with values, got Tensor"),
         (None, "decoys must be similarities to labels that were not given, got None"),
     ],
 )

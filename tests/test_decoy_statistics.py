@@ -417,6 +417,13 @@ def test_what_is_no_confusion_matrix(function, shape):
         function(np.zeros(shape))
 
 
+@pytest.mark.parametrize("function", [transition, hit_rate_of_uniform])
+@pytest.mark.parametrize("values", [[["1", "2"], ["3", "4"]], [[1, 2j], [3, 4]], [[1, None]] * 2])
+def test_a_confusion_matrix_of_no_numbers(function, values):
+    with pytest.raises(ValueError, match="confusion must be real numbers, got dtype"):
+        function(values)
+
+
 @pytest.mark.parametrize(
     ("decoys", "message"),
     [

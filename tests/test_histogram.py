@@ -76,6 +76,8 @@ def test_arrays_lists_and_tensors(values):
 def test_tensors_of_any_kind():
     s = torch.tensor([0.25, 0.75], dtype=torch.bfloat16, requires_grad=True)
     assert SimilarityHistogram().update(s).total == 2
+    narrow = SimilarityHistogram().update(s.detach().to(torch.float8_e5m2))
+    np.testing.assert_array_equal(narrow.counts, SimilarityHistogram().update([0.25, 0.75]).counts)
     assert SimilarityHistogram().update(torch.tensor([0, 1])).counts[[0, -1]].tolist() == [1, 1]
 
 

@@ -9,6 +9,7 @@ from mixtures import (
     exactly,
     parameters,
 )
+from scipy.sparse import csr_array
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV
 
@@ -147,6 +148,23 @@ def test_bad_similarities(s, message):
 def test_words_are_no_similarities():
     with pytest.raises(ValueError, match="numeric"):
         BetaMixture().fit(["high", "low"])
+
+
+@pytest.mark.parametrize(
+    ("s", "error", "message"),
+    [
+        (["0.1", "0.9"], ValueError, "real numbers in a dense array: .*strings"),
+        (np.array([0.1, "low"], object), ValueError, "real numbers in a dense array: .*low"),
+        (csr_array([[0.1], [0.9]]), TypeError, "real numbers in a dense array: Sparse"),
+        ([[0.1], [0.2, 0.3]], ValueError, "an array-like of one shape .*, got list: "),
+        (torch.ones(2).to_sparse(), ValueError, "a dense tensor .*, got Tensor: .*to_dense"),
+        (torch.ones(2, device="meta"), ValueError, "a dense tensor with values, got Tensor: "),
+    ],
+)
+def test_what_is_no_array_of_numbers(s, error, message):
+    for use in (BetaMixture().fit, exactly(TWO).predict_proba):
+        with pytest.raises(error, match=f"similarities must be .*{message}"):
+            use(s)
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,8 @@ def of_objects(*labels):
         (lambda: noise_matrix([0, 1], [0], 2), "must share a shape"),
         (lambda: noise_matrix([0, 1], [0, 2], 2), r"given must lie in \[0, 2\)"),
         (lambda: draw_labels([0.5, 0.5], 0), r"distributions must have two dimensions.*\(2,\)"),
+        (lambda: draw_labels([["0.5", "0.5"]], 0), "distributions must be real numbers, got .*U3"),
+        (lambda: apply_transition([0], 1j * np.eye(2), 0), "transition must be real numbers, got"),
         (lambda: draw_labels([[0.5, 0.6]], 0), "distributions must have rows that are.* 1.1$"),
         (lambda: draw_labels([[np.nan, 1.0]], 0), "distributions must have rows that are.* nan$"),
         (lambda: instance_transition([[1.0]], [0], 1.1, 2, 0), r"rate must be .* got 1.1"),

@@ -147,7 +147,13 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
     def _array(self, X: Any) -> NDArray[Any]:
         # The histogram and this module check range and number of samples for every input.
         later = {"ensure_all_finite": False, "ensure_min_samples": 0, "allow_nd": True}
-        s: NDArray[Any] = check_array(X, ensure_2d=False, estimator=self, input_name="X", **later)
+        try:
+            s: NDArray[Any] = check_array(
+                X, ensure_2d=False, estimator=self, input_name="X", **later
+            )
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"similarities must be real numbers in a dense array: {error}") from error
         return s
 
     def _samples(self, X: Any) -> Array:

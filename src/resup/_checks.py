@@ -47,15 +47,21 @@ def check_methods(name: str, value: Any, *methods: str, hint: str = "") -> None:
 
 def to_numpy(values: Any, name: str) -> NDArray[Any]:
     """Turn an array-like or a tensor of any device into an array, without importing torch."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        if str(values.dtype) == "torch.bfloat16":
-            values = values.float()
     if np.ma.isMaskedArray(values) and np.ma.is_masked(values):
         raise ValueError(
             f"{name} must not be masked; leave out masked samples, here and in what goes with them"
         )
-    return np.asarray(values)
+    try:
+        if hasattr(values, "detach"):
+            values = values.detach().cpu()
+            if str(values.dtype).startswith(("torch.bfloat16", "torch.float8")):  # NumPy has none
+                values = values.float()
+        return np.asarray(values)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise ValueError(
+            f"{name} must be an array-like of one shape or a dense tensor with values, got "
+            f"{type(values).__name__}: {error}"
+        ) from error
 
 
 def as_numbers(values: Any, name: str) -> NDArray[Any]:

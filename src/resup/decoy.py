@@ -11,7 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from typing_extensions import Self
 
 from ._base import MANY, SimilarityMixture, share_at_zero, weighted_values
-from ._checks import check_counts, check_number, to_numpy
+from ._checks import as_numbers, check_counts, check_number
 from ._warnings import silent, warn
 from .contradictions import tail_rate
 from .decoy_fits import TwoFits, Values, betas, contrast, distance
@@ -426,7 +426,7 @@ def hit_rate(confusion: ArrayLike, decoys: ArrayLike) -> float:
 
 def _as_counts(name: str, values: ArrayLike) -> Array:
     """Values as a (C, C) matrix of numbers that are not negative."""
-    counts: Array = to_numpy(values, name).astype(np.float64)
+    counts: Array = as_numbers(values, name).astype(np.float64)
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or len(counts) < 2:
         raise ValueError(f"{name} must have shape (C, C) with C >= 2, got {counts.shape}")
     check_counts(name, counts)

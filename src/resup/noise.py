@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri, softmax
 
-from ._checks import check_number, to_numpy
+from ._checks import as_numbers, check_number, to_numpy
 
 __all__ = [
     "apply_transition",
@@ -370,7 +370,7 @@ def _truncated_normal(u: Matrix, mean: float, std: float) -> Matrix:
 
 def _cumulative(name: str, rows: ArrayLike) -> Matrix:
     """Cumulative sums of rows that are distributions; the last is 1."""
-    matrix: Matrix = to_numpy(rows, name).astype(np.float64)
+    matrix: Matrix = as_numbers(rows, name).astype(np.float64)
     if matrix.ndim != 2 or not matrix.shape[1]:
         raise ValueError(f"{name} must have two dimensions, (rows, C), got {matrix.shape}")
     cumulative: Matrix = matrix.cumsum(1)

@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from ._base import SimilarityMixture
-from ._checks import as_similarities, check_methods, check_number, to_numpy
+from ._checks import as_numbers, as_similarities, check_methods, check_number
 from ._module import StateModule
 from ._validation import check_logarithms
 from .accumulator import Bins
@@ -332,7 +332,7 @@ class AnyMixture:
 
 
 def _columns(estimator: Any, s: NDArray[np.float64]) -> NDArray[np.float64]:
-    proba = to_numpy(estimator.predict_proba(s[:, None]), "predict_proba").astype(np.float64)
+    proba = as_numbers(estimator.predict_proba(s[:, None]), "predict_proba").astype(np.float64)
     if proba.ndim != 2 or len(proba) != len(s) or not proba.shape[1]:
         raise ValueError(
             f"predict_proba of {estimator!r} must give shape ({len(s)}, components), "
