@@ -248,6 +248,8 @@ def test_a_histogram_of_decoys_has_its_own_weights():
     [
         ({"max_iter": 0}, "max_iter must be an integer of at least 1, got 0"),
         ({"max_iter": 2.5}, "max_iter must be an integer of at least 1, got 2.5"),
+        ({"noise_rate": True}, r"noise_rate must be a finite number in \[0, 1\], got True"),
+        ({"random_state": "x"}, "random_state must be an integer in .*, got 'x'"),
         ({"tol": np.nan}, "tol must be a finite number of at least 0, got nan"),
         ({"clip": 0.5}, r"clip must lie in \[2\*\*-20, 0.5\), got 0.5"),
     ],

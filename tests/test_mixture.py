@@ -204,12 +204,16 @@ def test_a_histogram_must_hold_something_and_has_its_own_weights():
         ({"max_iter": 2.5}, "max_iter must be an integer of at least 0, got 2.5"),
         ({"prior": -0.1}, "prior must be a finite number of at least 0, got -0.1"),
         ({"prior": np.inf}, "prior must be a finite number of at least 0, got inf"),
+        ({"prior": True}, "prior must be a finite number of at least 0, got True"),
         ({"tol": np.nan}, "tol must be a finite number of at least 0, got nan"),
         ({"tol": "small"}, "tol must be a finite number of at least 0, got 'small'"),
         ({"clip": 0.0}, r"clip must lie in \[2\*\*-20, 0.5\), got 0.0"),
         ({"clip": 0.5}, r"clip must lie in \[2\*\*-20, 0.5\), got 0.5"),
         ({"clip": "no"}, r"clip must lie in \[2\*\*-20, 0.5\), got 'no'"),
         ({"m_step": "map"}, "m_step must be one of 'ml', 'moments', got 'map'"),
+        ({"warm_start": "no"}, "warm_start must be one of True, False, got 'no'"),
+        ({"random_state": "x"}, "random_state must be an integer in .*, got 'x'"),
+        ({"random_state": -1}, "random_state must be an integer in .*, got -1"),
         ({"init": [[1.0], [1.0, 2.0], [1.0]]}, r"init must be numbers, \(3, 2\), got \[\[1.0\]"),
         ({"init": "means"}, r"init must be numbers, \(3, 2\), got 'means'"),
         ({"init": [[1.0], [1.0], [1.0]]}, r"of 2 components, shape \(3, 2\), got \(3, 1\)"),
@@ -222,6 +226,14 @@ def test_a_histogram_must_hold_something_and_has_its_own_weights():
 def test_bad_parameters(options, message):
     with pytest.raises(ValueError, match=message):
         BetaMixture(**options).fit([0.1, 0.9])
+
+
+def test_parameters_of_numpy():
+    s = draw(TWO, 200)
+    options = {"warm_start": np.True_, "m_step": np.str_("ml"), "random_state": np.int64(3)}
+    mixture = BetaMixture(np.int64(2), prior=np.float32(0.25), **options).fit(s)
+    expected = BetaMixture(prior=0.25).fit(s)
+    np.testing.assert_allclose(parameters(mixture), parameters(expected), rtol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["predict", "predict_proba", "score_samples", "score", "bic"])

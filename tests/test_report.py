@@ -194,6 +194,9 @@ def test_the_report_takes_a_hidden_share_of_its_own(run):
     expected = q_values(report.clean_probability, hidden=0.001)
     np.testing.assert_array_equal(report.q_value, expected)
     assert (report.q_value <= trainer.report(loader).q_value).all()
+    for option in ("caution", "hidden"):
+        with pytest.raises(ValueError, match=f"{option} must .*, got False"):
+            q_values([0.5], **{option: False})
     with pytest.raises(ValueError, match=r"hidden must lie in \[0, 1\), got 2"):
         trainer.report(loader, hidden=2)
 

@@ -41,7 +41,7 @@ def test_a_uniform_prediction_has_a_loss_signal_of_a_third(c):
     torch.testing.assert_close(got, torch.full((2,), 1 / 3))
 
 
-@pytest.mark.parametrize("cap", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("cap", [0.0, -1.0, float("nan"), float("inf"), True])
 def test_a_cap_of_the_loss_that_is_not_positive_and_finite(cap):
     with pytest.raises(ValueError, match=f"cap must be larger than 0 and finite, got {cap}"):
         scaled_loss_signal(torch.zeros(1, 2), torch.tensor([0]), cap)

@@ -400,6 +400,7 @@ def test_optimizers_must_own_the_models():
         ({"weight_threshold": 5}, r"weight_threshold must be a finite number in \[0, 1\], got 5"),
         ({"weight_threshold": 1}, "weight_threshold must be less than 1, got 1: no weight is"),
         ({"clip_grad_norm": -1.0}, "clip_grad_norm must be larger than 0, got -1.0"),
+        ({"clip_grad_norm": True}, "clip_grad_norm must be larger than 0, got True"),
         ({"clip_grad_norm": "1"}, "clip_grad_norm must be larger than 0, got '1'"),
         ({"autocast": "bf16"}, "autocast must be one of None, torch.bfloat16.*, got 'bf16'"),
         (

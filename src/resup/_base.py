@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ._checks import as_column, as_similarities, as_weights, check_number, to_numpy
+from ._checks import as_column, as_similarities, as_weights, check_number, is_number, to_numpy
 from .em import Mixture
 from .histogram import CENTRES, N_BINS, SMALLEST, Array, SimilarityHistogram, count
 from .odds import LogOdds
@@ -174,8 +173,16 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
         raise NotImplementedError
 
     def _check_clip(self) -> None:
-        if not isinstance(self.clip, Real) or not SMALLEST <= self.clip < 0.5:
+        """Check the parameters that all mixtures have."""
+        if not is_number(self.clip) or not SMALLEST <= self.clip < 0.5:
             raise ValueError(f"clip must lie in [2**-20, 0.5), got {self.clip!r}")
+        try:
+            check_random_state(self.random_state)
+        except ValueError:
+            raise ValueError(
+                "random_state must be an integer in [0, 2**32 - 1], a RandomState or None, got "
+                f"{self.random_state!r}"
+            ) from None
 
 
 def weighted_values(

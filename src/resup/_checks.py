@@ -12,17 +12,21 @@ from numpy.typing import NDArray
 
 def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
     """Raise unless `value` is one of `choices`."""
+    value = value.item() if isinstance(value, np.generic) else value  # as of a grid of parameters
     if not any(isinstance(value, type(choice)) and value == choice for choice in choices):
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a real number; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_number(
     name: str, value: Any, low: float, high: float = math.inf, *, whole: bool = False
 ) -> None:
     """Raise unless `value` is a finite number from `low` to `high`."""
-    right = isinstance(value, Real)
-    if whole:
-        right = isinstance(value, Integral) and not isinstance(value, bool)
+    right = is_number(value) and (isinstance(value, Integral) or not whole)
     if not (right and low <= float(value) <= high and math.isfinite(value)):
         kind = "an integer" if whole else "a finite number"
         bounds = f"of at least {low}" if high == math.inf else f"in [{low}, {high}]"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from ._checks import as_similarities
+from ._checks import as_similarities, is_number
 from .histogram import Array
 
 __all__ = ["q_values"]
@@ -72,9 +71,9 @@ def q_values(clean_probability: Any, *, caution: float = 1.5, hidden: float = HI
     array([0.008, 0.146, 0.359, 0.079])
     """
     p = as_similarities(clean_probability, "clean_probability").astype(np.float64)
-    if not isinstance(caution, Real) or not 0 < caution < np.inf:
+    if not is_number(caution) or not 0 < caution < np.inf:
         raise ValueError(f"caution must be positive and finite, got {caution!r}")
-    if not isinstance(hidden, Real) or not 0 <= hidden < 1:
+    if not is_number(hidden) or not 0 <= hidden < 1:
         raise ValueError(f"hidden must lie in [0, 1), got {hidden!r}")
     distinct, place, counts = np.unique(p, return_inverse=True, return_counts=True)
     distinct = caution * distinct / (1 - distinct + caution * distinct)

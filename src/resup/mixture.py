@@ -246,6 +246,7 @@ class BetaMixture(SimilarityMixture):
         check_number("prior", self.prior, 0)
         check_number("tol", self.tol, 0)
         check_choice("m_step", self.m_step, ("ml", "moments"))
+        check_choice("warm_start", self.warm_start, (True, False))
         self._check_clip()
         if self.init is not None:
             expected = 3, self.n_components

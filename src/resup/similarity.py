@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from numbers import Real
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._checks import is_number
 from ._validation import check_logits_targets
 
 __all__ = ["cosine_label_similarity", "log_label_similarity", "scaled_loss_signal"]
@@ -153,7 +153,7 @@ def scaled_loss_signal(logits: Tensor, targets: Tensor, cap: float | None = None
     """
     check_logits_targets(logits, targets)
     cap = 1.5 * math.log(logits.shape[1]) if cap is None else cap
-    if not (isinstance(cap, Real) and 0 < cap < math.inf):
+    if not (is_number(cap) and 0 < cap < math.inf):
         raise ValueError(f"cap must be larger than 0 and finite, got {cap!r}")
     with torch.autocast(logits.device.type, enabled=False):
         loss = F.cross_entropy(full_precision(logits), targets.long(), reduction="none")

@@ -8,7 +8,6 @@ import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
-from numbers import Real
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from tqdm.auto import tqdm
 from typing_extensions import Self
 
 from . import loaders, stepping
-from ._checks import check_choice, check_methods, check_number
+from ._checks import check_choice, check_methods, check_number, is_number
 from ._validation import (
     check_optimizers,
     check_pair,
@@ -212,9 +211,7 @@ class CoTrainer(SavedPair):
             check_number("weight_threshold", weight_threshold, 0, 1)
             if weight_threshold == 1:
                 raise ValueError("weight_threshold must be less than 1, got 1: no weight is above")
-        if clip_grad_norm is not None and not (
-            isinstance(clip_grad_norm, Real) and clip_grad_norm > 0
-        ):
+        if clip_grad_norm is not None and not (is_number(clip_grad_norm) and clip_grad_norm > 0):
             raise ValueError(f"clip_grad_norm must be larger than 0, got {clip_grad_norm!r}")
         for name, loss in {"cross_weighted": cross_weighted, "consistency": consistency}.items():
             if loss is not None:
