@@ -383,6 +383,24 @@ def test_an_epoch_interrupted_at_its_end_steps_no_scheduler(monkeypatch):
     assert t.epoch == scheduler.last_epoch == 2
 
 
+@pytest.mark.parametrize("off", [torch.inference_mode, torch.no_grad])
+def test_where_gradients_are_off_no_epoch_begins(off):
+    t = trainer()
+    with off(), pytest.raises(RuntimeError, match=r"called outside of torch.no_grad\(\)"):
+        t.fit(DataLoader(data(), 32), 1)
+    assert t.fit(DataLoader(data(), 32), 1).epoch == 1
+
+
+def test_what_was_made_in_inference_mode_is_not_trained():
+    models, batches = pair(), DataLoader(data(), 32)
+    with torch.inference_mode():
+        judge, others = trainer(models), pair()
+        assert judge.evaluate(batches)
+    for made in (judge, trainer(others)):
+        with pytest.raises(RuntimeError, match="trainer be made outside of the latter"):
+            made.fit(batches, 1)
+
+
 def test_a_recorder_wants_the_same_labels_every_epoch():
     history = ProbabilityHistory(DataLoader(data(40), 20))
     t = trainer(callbacks=[history]).fit(DataLoader(data(), 40), 1)

@@ -123,6 +123,16 @@ def check_models(models: Sequence[nn.Module]) -> tuple[nn.Module, nn.Module]:
     return pair
 
 
+def check_gradients(models: Sequence[nn.Module], counts: nn.Module) -> None:
+    """Raise where nothing can be trained, or was made where nothing can."""
+    trained = (p for model in models for p in model.parameters() if p.requires_grad)
+    if not torch.is_grad_enabled() or any(t.is_inference() for t in (*trained, *counts.buffers())):
+        raise RuntimeError(
+            "fit must be called outside of torch.no_grad() and torch.inference_mode(), and models "
+            "and trainer be made outside of the latter"
+        )
+
+
 def check_optimizers(models: Sequence[nn.Module], optimizers: Sequence[Optimizer]) -> None:
     """Raise unless the optimizers own each trainable parameter of the models once, and no other."""
     if not optimizers or not all(isinstance(optimizer, Optimizer) for optimizer in optimizers):

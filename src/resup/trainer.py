@@ -19,6 +19,7 @@ from typing_extensions import Self
 from . import loaders, stepping
 from ._checks import check_choice, check_methods, check_number, is_number
 from ._validation import (
+    check_gradients,
     check_optimizers,
     check_pair,
     check_scalar,
@@ -331,8 +332,10 @@ class CoTrainer(SavedPair):
             If the loss or, at the end of an epoch, a parameter or a running statistic is not
             finite; no checkpoint is written then.
         RuntimeError
-            If another process has died or hangs.
+            If another process has died or hangs, or gradients are off, as in
+            ``torch.inference_mode()``.
         """
+        check_gradients(self.models, self.weigher)
         loaders.check_batches("train_loader", train_loader)
         check_number("epochs", epochs, 0, whole=True)
         if val_loader is not None:
