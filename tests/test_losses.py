@@ -73,6 +73,15 @@ def test_no_gradient_through_weights():
     assert wb.grad is None
 
 
+def test_a_masked_label_of_weight_0_has_no_gradient():
+    a, b, y, wa, wb = batch()
+    a[0, y[0]], wb[0] = -torch.inf, 0
+    a.requires_grad_()
+    cross_weighted_loss(a, b, y, wa, wb).backward()
+    assert (a.grad[0] == 0).all()
+    assert (a.grad[1:] != 0).all()
+
+
 def test_gradients():
     a, b, y, wa, wb = batch(3, 4)
     a.requires_grad_()

@@ -61,7 +61,8 @@ def cross_weighted_loss(
     -------
     Tensor of shape () or (N,)
         On the device of the logits; float64 for float64 logits, float32 for every other dtype,
-        inside autocast too. An empty batch gives 0, not NaN.
+        inside autocast too. An empty batch gives 0, not NaN. A label whose logit is -inf has an
+        infinite loss, and with a weight of 0 one of NaN, though its gradient is 0 then.
 
     Raises
     ------
