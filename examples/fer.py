@@ -13,7 +13,16 @@ from functools import partial
 from pathlib import Path
 
 from paper import batches, datasets
-from paper.run import LateDecay, Protocol, arguments, positive, run, tenths, wrong_labels
+from paper.run import (
+    LateDecay,
+    Protocol,
+    arguments,
+    positive,
+    run,
+    tenths,
+    whole_number,
+    wrong_labels,
+)
 
 DATASETS = {
     "ferplus": datasets.ferplus,
@@ -46,7 +55,9 @@ def main() -> None:
     )
     parser.add_argument("--labels", type=Path, help="a published list of noisy labels (RAF-DB)")
     parser.add_argument(
-        "--workers", type=int, help="leave the images in their files, to so many reading processes"
+        "--workers",
+        type=whole_number,
+        help="leave the images in their files, to so many reading processes",
     )
     args = parser.parse_args()
     if args.labels and (args.rate or args.dataset != "rafdb"):

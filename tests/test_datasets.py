@@ -318,6 +318,14 @@ def test_fer2013_csv(tmp_path, vote, expected):
         assert colours(split) == [[10 * i + shade] for i, _ in expected]
 
 
+def test_votes_below_zero(tmp_path):
+    write_fer2013(tmp_path)
+    path = tmp_path / "fer2013new.csv"
+    path.write_text(path.read_text().replace(BALLOTS[0][0], less := "-1,1,1,1,1,1,1,1,1,3"))
+    with pytest.raises(ValueError, match=rf"fer2013new\.csv: votes must be at least 0, got {less}"):
+        datasets.fer2013_csv(tmp_path)
+
+
 def test_a_part_of_fer2013_without_a_face(tmp_path):
     write_fer2013(tmp_path)
     for name in ("fer2013.csv", "fer2013new.csv"):
@@ -403,7 +411,7 @@ def test_raf_db_with_a_byte_order_mark(tmp_path, image):
 def test_a_part_without_images_is_told(tmp_path, image):
     write_raf_db(image, tmp_path)
     write(tmp_path / "EmoLabel" / "list_patition_label.txt", "train_00001.jpg 1\n")
-    with pytest.raises(ValueError, match=r"a part of the data has no image; .*whdeng"):
+    with pytest.raises(ValueError, match=r"label.txt: a part of the data has no image; .*whdeng"):
         datasets.raf_db(tmp_path)
 
 
@@ -412,7 +420,7 @@ def test_raf_db_that_is_not_whole(tmp_path, image):
         datasets.raf_db(tmp_path)
     write_raf_db(image, tmp_path)
     noise = tmp_path / "noise.txt"
-    with pytest.raises(FileNotFoundError, match=r"noise.txt is missing"):
+    with pytest.raises(FileNotFoundError, match=r"noise.txt is missing; .* the authors of the pap"):
         datasets.raf_db(tmp_path, label_file=noise)
     for text, message in (
         ("train_00001.jpg 8\n", r"noise.txt: labels must lie in \[1, 8\), got values from 8 to 8"),

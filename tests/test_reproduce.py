@@ -313,6 +313,50 @@ def test_a_folder_holds_the_labels_of_one_run(tmp_path):
         run.check_folder(path, {"labels": 2})
 
 
+@pytest.mark.parametrize(
+    ("now", "message"),
+    [
+        ({"epochs": 30, "options": {"width": 8}}, "whose protocol epochs is 20 in place of 30:"),
+        ({"epochs": 20, "options": {"width": 4}}, "whose protocol options width is 8 in place of"),
+        ({"epochs": 20, "options": {}}, "whose protocol options width is 8 in place of None"),
+    ],
+)
+def test_another_run_is_told_by_what_differs(tmp_path, now, message):
+    path = tmp_path / "settings.json"
+    run.write_json(path, {"protocol": {"epochs": 20, "options": {"width": 8}}, "score": 1})
+    with pytest.raises(SystemExit, match=message):
+        run.check_folder(path, {"protocol": now})
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--samples", "2000"], "--samples must be at most 1297, all there are: 2000"),
+        (["--weights", "a", "b", "c"], "--weights must be one, or one a network, got 3"),
+        (["--out", __file__], "test_reproduce.py cannot be a folder for a run"),
+        (["--device", "cuda:99"], "argument --device: cannot use cuda:99"),
+        (["--device", "toaster"], "argument --device: cannot use toaster"),
+    ],
+)
+def test_flags_that_cannot_be_had_are_told_in_a_line(flags, message, monkeypatch, capsys, tmp_path):
+    import digits
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["digits.py", "--noise", "clean", *flags])
+    with pytest.raises(SystemExit) as told:
+        digits.main()
+    assert message in f"{told.value} {capsys.readouterr().err}"
+
+
+def test_fewer_than_no_workers(monkeypatch, capsys):
+    import fer
+
+    monkeypatch.setattr(sys, "argv", ["fer.py", "--data", ".", "--workers", "-1"])
+    with pytest.raises(SystemExit):
+        fer.main()
+    assert "argument --workers: invalid whole_number value: '-1'" in capsys.readouterr().err
+
+
 def test_one_process_trains_in_a_folder(tmp_path):
     body = f"with alone_in(Path({str(tmp_path)!r})): print(1)"
     code = f"from pathlib import Path; from paper.run import alone_in\n{body}"

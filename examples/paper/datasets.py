@@ -44,6 +44,7 @@ EXPW = "http://mmlab.ie.cuhk.edu.hk/projects/socialrelation/index.html"
 FER2013 = "https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge/data"
 FERPLUS = "https://github.com/microsoft/FERPlus"
 RAF_DB = "http://www.whdeng.cn/RAF/model1.html (on request)"
+RAF_DB_NOISY = "the authors of the paper that used it"
 
 FERPLUS_CLASSES = (
     "neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt",
@@ -156,7 +157,7 @@ def ferplus(
         rows = _rows(table, 2 + len(VOTES))
         keep, labels = _count_votes([row[2:] for row in rows], vote, table)
         paths = [table.parent / rows[i][0] for i in keep]
-        return Split(_images(ImageFiles(paths, "L", size, FERPLUS), lazy), labels)
+        return Split(_images(ImageFiles(paths, "L", size, FERPLUS), lazy, table), labels)
 
     return Dataset(
         split("FER2013Train"), split("FER2013Test"), FERPLUS_CLASSES, split("FER2013Valid")
@@ -213,7 +214,10 @@ def raf_db(
     table = _find(root, RAF_DB, place, f"basic/{place}")
     folder = table.parent.parent / "Image" / "aligned"
     labels = _raf_db_labels(table)
-    given = _raf_db_labels(Path(label_file)) if label_file else labels
+    given = labels
+    if label_file:
+        label_file = Path(label_file)
+        given = _raf_db_labels(_find(label_file.parent, RAF_DB_NOISY, label_file.name))
     if strange := [name for name in labels if not name.startswith(("train", "test"))]:
         raise ValueError(f"{table}: names must begin with train or test, got {strange[0]}")
 
@@ -225,7 +229,7 @@ def raf_db(
                 f"the first is {absent[0]}"
             )
         paths = [folder / name.replace(".jpg", "_aligned.jpg") for name in names]
-        images = _images(ImageFiles(paths, "RGB", size, RAF_DB), lazy)
+        images = _images(ImageFiles(paths, "RGB", size, RAF_DB), lazy, table)
         return Split(images, np.array([labels_of[name] for name in names]))
 
     return Dataset(split("train", given), split("test", labels), RAF_DB_CLASSES)
@@ -254,7 +258,7 @@ def affectnet(root: str | Path, size: int = 100, lazy: bool = False) -> Dataset:
         boxes = np.stack([left, top, left + width, top + height], 1)
         paths = [folder / rows[i][0] for i in keep]
         files = ImageFiles(paths, "RGB", size, AFFECTNET, boxes)
-        return Split(_images(files, lazy), labels[keep])
+        return Split(_images(files, lazy, table), labels[keep])
 
     return Dataset(split("training"), split("validation"), AFFECTNET_CLASSES)
 
@@ -279,7 +283,7 @@ def expw(root: str | Path, size: int = 100, lazy: bool = False) -> Dataset:
     def split(chosen: np.ndarray) -> Split:
         paths = [folder / rows[i][0] for i in np.flatnonzero(chosen)]
         files = ImageFiles(paths, "RGB", size, EXPW, boxes[chosen])
-        return Split(_images(files, lazy), labels[chosen])
+        return Split(_images(files, lazy, table), labels[chosen])
 
     return Dataset(split(~in_test), split(in_test), EXPW_CLASSES)
 
@@ -294,14 +298,14 @@ def expw_raf_db(root: str | Path, size: int = 100, lazy: bool = False) -> Datase
     test = raf_db(Path(root) / "rafdb", size, lazy=True).test
     order = np.array([EXPW_CLASSES.index(name) for name in RAF_DB_CLASSES])
     return Dataset(
-        Split(_images(train.images, lazy), train.labels),
-        Split(_images(test.images, lazy), order[test.labels]),
+        Split(_images(train.images, lazy, root), train.labels),
+        Split(_images(test.images, lazy, root), order[test.labels]),
         EXPW_CLASSES,
     )
 
 
 def _raf_db_labels(path: Path) -> dict[str, int]:
-    rows = _rows(_find(path.parent, RAF_DB, path.name), 2, delimiter=" ")
+    rows = _rows(path, 2, delimiter=" ")
     labels = _labels([label for _, label in rows], len(RAF_DB_CLASSES), path, first=1)
     named = {name: int(label) for (name, _), label in zip(rows, labels, strict=True)}
     if len(named) < len(rows):
@@ -316,6 +320,9 @@ def _count_votes(
     if vote not in ("plurality", "majority"):
         raise ValueError(f"vote must be 'plurality' or 'majority', got {vote!r}")
     votes = _integers(counts, path).reshape(-1, len(VOTES))
+    if (negative := (votes < 0).any(1)).any():
+        row = ",".join(counts[negative.argmax()])
+        raise ValueError(f"{path}: votes must be at least 0, got {row} in the first of such rows")
     if vote == "majority":
         votes = np.where(votes > 1, votes, 0)
         settled = 2 * votes.max(1) > votes.sum(1)
@@ -339,9 +346,11 @@ def _cifar_split(path: Path, key: bytes, n_classes: int) -> Split:
     return Split(np.ascontiguousarray(images), _labels(labels, n_classes, path))
 
 
-def _images(files: ImageFiles, lazy: bool) -> np.ndarray | ImageFiles:
+def _images(files: ImageFiles, lazy: bool, place: str | Path) -> np.ndarray | ImageFiles:
     if not len(files):
-        raise ValueError(f"a part of the data has no image; the publisher is {files.source}")
+        raise ValueError(
+            f"{place}: a part of the data has no image; the publisher is {files.source}"
+        )
     return files if lazy else np.asarray(files)
 
 

@@ -158,7 +158,7 @@ def arguments(description: str, holds: str | None) -> argparse.ArgumentParser:
     add("--samples", type=positive, help="train on the first so many images, in place of its own")
     add("--consistency-weight", type=not_negative, default=5.0, help="lambda of Eq. 6")
     add("--seed", type=whole_number, default=0, help="of the noise, the networks and the batches")
-    add("--device", default=DEVICE)
+    add("--device", type=device, default=DEVICE)
     add("--dtype", choices=AUTOCAST, default=DTYPE, help="of the networks' arithmetic")
     add("--compile", action="store_true", help="compile networks and weigher (torch.compile)")
     add("--out", type=Path, default=Path("runs"), help="folder for checkpoint, epochs and result")
@@ -184,6 +184,16 @@ def not_negative(text: str) -> float:
     if not 0 <= (number := float(text)) < np.inf:
         raise ValueError
     return number
+
+
+def device(text: str) -> str:
+    """Read the name of a device that is there."""
+    try:
+        torch.empty(0, device=text)
+    except (AssertionError, RuntimeError) as error:  # of a torch without CUDA, or without such one
+        first, *_ = str(error).splitlines()
+        raise argparse.ArgumentTypeError(f"cannot use {text}: {first}") from None
+    return text
 
 
 def share(text: str) -> float:
@@ -224,17 +234,32 @@ def check_folder(path: Path, settings: dict[str, Any], flag: str = "--out") -> N
             there = json.loads(path.read_text())
         except ValueError:
             raise SystemExit(f"{path} is no JSON: delete it, or give another {flag}") from None
-        if other := [key for key in settings if there.get(key) != settings[key]]:
+        before, now = flat({key: there.get(key) for key in settings}), flat(settings)
+        if other := [key for key in before | now if before.get(key) != now.get(key)]:
             raise SystemExit(
-                f"{path.parent} holds another run, whose {other[0]} is {there.get(other[0])!r} in "
-                f"place of {settings[other[0]]!r}: give another {flag}"
+                f"{path.parent} holds another run, whose {other[0]} is {before.get(other[0])!r} in "
+                f"place of {now.get(other[0])!r}: give another {flag}"
             )
+
+
+def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without groups of them, so that each has a value to read."""
+    values = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            values |= {f"{key} {name}": each for name, each in flat(value).items()}
+        else:
+            values[key] = value
+    return values
 
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Make a folder, and let no other process train in it meanwhile."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SystemExit(f"{folder} cannot be a folder for a run: {error}") from None
     lock = FileLock(folder / "lock")
     try:
         lock.acquire(timeout=0)
@@ -288,6 +313,10 @@ def run(
     protocol : Protocol
         But for the epochs and samples that `args` asks for.
     """
+    if (args.samples or 0) > len(given):
+        raise SystemExit(f"--samples must be at most {len(given)}, all there are: {args.samples}")
+    if len(args.weights or ()) > 2:
+        raise SystemExit(f"--weights must be one, or one a network, got {len(args.weights)}")
     protocol = protocol.but(epochs=args.epochs, samples=args.samples)
     settings = settings_of(args, dataset, noise, data, given, protocol)
     result = args.out / "result.json"
