@@ -204,6 +204,14 @@ def of_objects(*labels):
         (lambda: instance_transition([[1.0]], [0, 1], 0.5, 2, 0), r"features must be .*\(2, ..."),
         (lambda: instance_transition([["a"]], [0], 0.5, 2, 0), "features must be real numbers"),
         (lambda: instance_transition([[np.inf]], [0], 0.5, 2, 0), "features must be finite"),
+        (lambda: instance_transition([[1e308] * 9], [0], 0.5, 2, 0), "features must be smaller"),
+        (lambda: apply_transition([0], [[1j, 0], [0, 1]], 0), "transition must be real numbers"),
+        (lambda: apply_transition([0], [["a", "b"]] * 2, 0), "transition must be real numbers"),
+        (
+            lambda: apply_transition([0], [[1], [0, 1]], 0),
+            "transition must be an array-like of one",
+        ),
+        (lambda: symmetric_transition(3, True), "rate must be a finite number .* got True"),
         (lambda: instance_transition([[1.0]], [0], 0.5, 2, 0, -1.0), "spread must be .* got -1.0"),
     ],
 )

@@ -156,7 +156,7 @@ def apply_transition(labels: ArrayLike, transition: ArrayLike, seed: Seed) -> La
     >>> round(noise_rate(true, given), 2)
     0.41
     """
-    matrix = to_numpy(transition, "transition")
+    matrix = as_numbers(transition, "transition")
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"transition must have shape (C, C), got {matrix.shape}")
     cumulative = _cumulative("transition", matrix)
@@ -242,7 +242,10 @@ def instance_transition(
     logits = np.empty((len(true), n_classes))
     for c in range(n_classes):
         of_class = true == c
-        logits[of_class] = x[of_class] @ rng.standard_normal((x.shape[1], n_classes))
+        with np.errstate(over="ignore", invalid="ignore"):
+            logits[of_class] = x[of_class] @ rng.standard_normal((x.shape[1], n_classes))
+    if not np.isfinite(logits).all():
+        raise ValueError(f"features must be smaller, got values up to {np.abs(x).max():g}")
     rows = np.arange(len(true))
     logits[rows, true] = -np.inf
     distributions: Matrix = wrong[:, None] * softmax(logits, axis=1)

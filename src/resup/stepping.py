@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 _CURES = (
-    "try a smaller learning rate, clip_grad_norm=1.0, bfloat16 in place of float16, or look for "
-    "NaN in the inputs"
+    "try a smaller learning rate, clip_grad_norm=1.0, float32 in place of bfloat16 or float16, or "
+    "look for NaN in the inputs"
 )
 
 
