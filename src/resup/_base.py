@@ -172,7 +172,7 @@ class SimilarityMixture(DensityMixin, BaseEstimator):
     def _check_parameters(self) -> None:
         raise NotImplementedError
 
-    def _check_clip(self) -> None:
+    def _check_shared(self) -> None:
         """Check the parameters that all mixtures have."""
         if not is_number(self.clip) or not SMALLEST <= self.clip < 0.5:
             raise ValueError(f"clip must lie in [2**-20, 0.5), got {self.clip!r}")

@@ -323,7 +323,7 @@ class DecoyMixture(SimilarityMixture):
             check_number("noise_rate", self.noise_rate, 0, 1)
         check_number("max_iter", self.max_iter, 1, whole=True)
         check_number("tol", self.tol, 0)
-        self._check_clip()
+        self._check_shared()
 
 
 def _differing(shown: float, other: float) -> str:

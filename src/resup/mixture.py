@@ -247,7 +247,7 @@ class BetaMixture(SimilarityMixture):
         check_number("tol", self.tol, 0)
         check_choice("m_step", self.m_step, ("ml", "moments"))
         check_choice("warm_start", self.warm_start, (True, False))
-        self._check_clip()
+        self._check_shared()
         if self.init is not None:
             expected = 3, self.n_components
             try:
