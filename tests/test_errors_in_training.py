@@ -391,6 +391,11 @@ def test_where_gradients_are_off_no_epoch_begins(off):
     assert t.fit(DataLoader(data(), 32), 1).epoch == 1
 
 
+def test_lazy_models_are_trained():
+    lazy = torch.nn.LazyLinear(3), torch.nn.LazyLinear(3)
+    assert trainer(lazy).fit(DataLoader(data(), 32), 1).epoch == 1
+
+
 def test_what_was_made_in_inference_mode_is_not_trained():
     models, batches = pair(), DataLoader(data(), 32)
     with torch.inference_mode():

@@ -125,7 +125,9 @@ def check_models(models: Sequence[nn.Module]) -> tuple[nn.Module, nn.Module]:
 
 def check_gradients(models: Sequence[nn.Module], counts: nn.Module) -> None:
     """Raise where nothing can be trained, or was made where nothing can."""
-    trained = (p for model in models for p in model.parameters() if p.requires_grad)
+    trained = (
+        p for model in models for p in model.parameters() if p.requires_grad and not is_lazy(p)
+    )
     if not torch.is_grad_enabled() or any(t.is_inference() for t in (*trained, *counts.buffers())):
         raise RuntimeError(
             "fit must be called outside of torch.no_grad() and torch.inference_mode(), and models "
